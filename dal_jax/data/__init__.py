@@ -1,0 +1,6 @@
+"""Data sources: a name and options in, images with labels and original indices out."""
+
+from dal_jax.data.loading import load, names
+from dal_jax.data.split import Dataset, ImageSource, Split
+
+__all__ = ["Dataset", "ImageSource", "Split", "load", "names"]

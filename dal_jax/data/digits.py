@@ -1,0 +1,49 @@
+"""scikit-learn's bundled handwritten digits: 1,797 real images of 8 x 8 pixels.
+
+They need neither network nor files, so they are what the first command trains on.
+"""
+
+import numpy as np
+
+from dal_jax.data.split import Dataset, Split
+from dal_jax.seeds import numpy_rng
+
+TRAIN_SIZE = 1297
+
+
+def load() -> Dataset:
+    """Returns the digits, 1,297 for training and 500 for testing by a fixed shuffle.
+
+    Images are uint8 ``[N, 8, 8, 1]``: the 17 grey levels 0 to 16 scaled to 0 to 255
+    and rounded. ``index`` is the position in scikit-learn's own order.
+
+    Returns:
+      The data set; its clean labels are its labels.
+
+    Example:
+      >>> dataset = load()
+      >>> dataset.train.images.shape, dataset.test.images.shape
+      ((1297, 8, 8, 1), (500, 8, 8, 1))
+    """
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    labels = labels.astype(np.int32)
+    order = numpy_rng(0, "digits").permutation(len(labels))
+
+    def split(index: np.ndarray) -> Split:
+        return Split(
+            images=images[index],
+            labels=labels[index],
+            index=index.astype(np.int64),
+            clean_labels=labels[index],
+            source_size=len(labels),
+        )
+
+    return Dataset(
+        name="digits",
+        train=split(order[:TRAIN_SIZE]),
+        test=split(order[TRAIN_SIZE:]),
+        class_names=tuple(str(digit) for digit in range(10)),
+    )
