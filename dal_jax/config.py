@@ -1,0 +1,131 @@
+"""The configuration of a run: plain dataclasses, every field with its default.
+
+A file under ``configs/`` returns a :class:`TrainConfig`; the command line overrides
+single fields with ``--config.FIELD=VALUE``. ``None`` always means "the default of
+whatever reads it".
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class DatasetConfig:
+    """Where the images and the given labels come from."""
+
+    name: str = "digits"  # digits | tfds | arrays | folder | list
+    tfds_name: str | None = None  # name: tfds; e.g. "cifar10", "cifar10:3.0.2"
+    data_dir: str | None = None  # tensorflow-datasets directory, or the images' root
+    train_split: str = "train"  # name: tfds
+    test_split: str = "test"
+    train_path: str | None = None  # arrays: .npz; list: CSV; folder: directory
+    test_path: str | None = None
+    label_column: str = "label"  # name: list
+    clean_label_column: str = "clean_label"
+    max_classes: int | None = None  # keep the first classes only (mini-WebVision: 50)
+    train_size: int | None = None  # a fixed-seed subset of so many training examples
+    test_size: int | None = None
+    validation_fraction: float = 0.0  # held out of the noisy training set
+    image_size: int | None = None  # resize to this many pixels a side
+    channels: int | None = None  # 1 (grey) or 3 (colour)
+    on_unreadable: str = "stop"  # stop | skip
+    storage: str = "auto"  # auto | memory | stream
+    workers: int = 0  # decoding processes of a stream; 0: threads only
+    cache_dir: str | None = None  # where decoded images are kept; "" keeps none
+
+
+@dataclasses.dataclass
+class NoiseConfig:
+    """How the given training labels are made wrong, once, before training."""
+
+    kind: str = "symmetric"
+    rate: float = 0.4
+    seed: int | None = None  # default: derived from the run's seed
+    path: str | None = None  # kinds file and transition_matrix
+    class_map: str | None = None  # kind asymmetric: digits | cifar10 | cifar100
+    pixel_scaling: str = "standardized"  # kind instance: raw | unit | standardized
+
+
+@dataclasses.dataclass
+class LossConfig:
+    """A loss by name; hyper-parameters left at ``None`` keep the loss's default."""
+
+    name: str = "dal"
+    preset: str | None = None  # published values by data set, see losses.presets
+    q_start: float | None = None
+    q_end: float | None = None
+    bootstrap: str | None = None
+    steps_per_epoch: int | None = None
+    q: float | None = None
+    alpha: float | None = None
+    beta: float | None = None
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """A network by name."""
+
+    name: str = "cnn"  # mlp | cnn | resnet18 | resnet34 | preact_resnet18 | resnet50
+    channels: tuple[int, ...] = (32, 64)  # cnn
+    hidden: tuple[int, ...] = (128,)  # mlp, and the cnn's dense layers
+
+
+@dataclasses.dataclass
+class AugmentationConfig:
+    """What is done to training images, on the device, in this order."""
+
+    crop_padding: int = 0  # zero padding before a random crop of the original size
+    random_resized_crop: int | None = None  # side of the result; also centre-crops eval
+    flip: bool = False
+    color_jitter: tuple[float, ...] = ()  # brightness, contrast, saturation, hue
+    mean: tuple[float, ...] = ()  # of [0, 1] pixels; empty: of the training images
+    std: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+    """Stochastic gradient descent with momentum, and its learning rate over time."""
+
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0  # added to the gradient of every parameter
+    schedule: str = "cosine"  # cosine | exponential | constant
+    per_epoch: bool = False  # hold the learning rate within an epoch
+    decay_rate: float = 0.97  # schedule exponential: factor an epoch
+    warmup_epochs: float = 0.0
+    clip_norm: float | None = None  # global norm of the gradient
+
+
+@dataclasses.dataclass
+class SeedsConfig:
+    """Overrides of single sources of randomness; ``None`` derives from ``seed``."""
+
+    initialization: int | None = None
+    data_order: int | None = None
+    augmentation: int | None = None
+    loss: int | None = None  # losses that draw random numbers
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """Everything that decides the outcome of a run."""
+
+    dataset: DatasetConfig = dataclasses.field(default_factory=DatasetConfig)
+    noise: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    augmentation: AugmentationConfig = dataclasses.field(
+        default_factory=AugmentationConfig
+    )
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    seeds: SeedsConfig = dataclasses.field(default_factory=SeedsConfig)
+    seed: int = 0
+    num_epochs: int = 60
+    batch_size: int = 64
+    eval_batch_size: int = 500
+    eval_every: int = 1  # epochs
+    checkpoint_every: int = 10  # epochs; the last is always kept
+    keep_checkpoints: int = 2
+    parallel: str = "jit"  # jit | pmap
+    precision: str = "float32"  # float32 | bfloat16
+    on_nonfinite: str = "stop"  # stop | skip

@@ -1,0 +1,281 @@
+"""Devices, meshes, maps and processes: the only file that knows them.
+
+Two ways to run the same pure step on many devices. :class:`ShardedJit` (the default)
+lets ``jax.jit`` partition one program over a mesh whose ``data`` axis shares the batch
+and whose optional ``model`` axis shares the classes; the program reads as if there
+were one device, batch norm included. :class:`Pmap` replicates the state and maps the
+step over the devices, which then speak through ``axis_name``.
+
+Both place the same values: a *state* (replicated, donated), *data* (replicated), an
+*order* ``[steps, batch]`` and a *batch* ``[batch, ...]`` (shared over the devices).
+Every process holds the whole order and computes with its own share of it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dal_jax.errors import InputError, unknown_name
+
+PyTree = Any
+MODES = ("jit", "pmap")
+
+
+def make_parallel(
+    mode: str, batch_sizes: dict[str, int], model_devices: int = 1
+) -> "ShardedJit | Pmap":
+    """Returns the way to run on all devices of all processes.
+
+    Args:
+      mode: ``"jit"`` or ``"pmap"``.
+      batch_sizes: global batch sizes by the name of their configuration field; each
+        must be a multiple of the number of devices that share it.
+      model_devices: devices that share the class axis of the last layer (``jit``).
+
+    Raises:
+      InputError: an unknown mode, or a batch that the devices cannot share.
+    """
+    if mode not in MODES:
+        raise unknown_name("parallel mode", mode, MODES)
+    devices = jax.device_count()
+    if devices % model_devices or (mode == "pmap" and model_devices > 1):
+        raise InputError(
+            f"model_devices={model_devices} does not fit: expected a divisor of the "
+            f"{devices} devices, and parallel=jit; set --config.model_devices=1"
+        )
+    sharing = devices // model_devices
+    for name, size in batch_sizes.items():
+        if size < 1 or size % sharing:
+            raise InputError(
+                f"{name}={size} cannot be shared by {sharing} devices: expected a "
+                f"positive multiple of {sharing}; set --config.{name}"
+                f"={max(1, round(size / sharing)) * sharing}"
+            )
+    return Pmap() if mode == "pmap" else ShardedJit(model_devices)
+
+
+class ShardedJit:
+    """One program over a mesh, partitioned by the compiler."""
+
+    axis_name = None
+
+    def __init__(self, model_devices: int = 1):
+        devices = np.array(jax.devices()).reshape(-1, model_devices)
+        # Auto axes: with Explicit ones gradients of sharded gathers fail on jax 0.12.
+        self._mesh = Mesh(devices, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+        self._replicated = NamedSharding(self._mesh, P())
+
+    def place_state(self, tree: PyTree) -> PyTree:
+        """Puts host values on the devices, in buffers that may be donated."""
+        placed = jax.tree.map(_put, tree, self._shardings(tree))
+        return jax.jit(_copy, out_shardings=self._shardings(tree))(placed)
+
+    def abstract_state(self, tree: PyTree) -> PyTree:
+        """Returns shapes, dtypes and shardings of a state's stored form."""
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            tree,
+            self._shardings(tree),
+        )
+
+    def init_state(self, init: Callable[..., PyTree], *args: Any) -> PyTree:
+        """Runs ``init`` with its result laid out as a state."""
+        shardings = self._shardings(jax.eval_shape(init, *args))
+        return jax.jit(init, out_shardings=shardings)(*args)
+
+    def stored_state(self, state: PyTree) -> PyTree:
+        """Returns a state in the form that is checkpointed: one copy of each array."""
+        return state
+
+    def place_data(self, tree: PyTree) -> PyTree:
+        """Puts host arrays on every device."""
+        return jax.tree.map(lambda x: _put(x, self._replicated), tree)
+
+    def place_order(self, order: np.ndarray) -> jax.Array:
+        """Shares an order ``[steps, batch]`` over the devices by its batch axis."""
+        return _put(order, NamedSharding(self._mesh, P(None, "data")))
+
+    def place_batch(self, local: PyTree) -> PyTree:
+        """Makes a batch of this process's share, ``[batch / processes, ...]``."""
+        sharding = NamedSharding(self._mesh, P("data"))
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(sharding, x), local
+        )
+
+    def constrain_batch(self, batch: PyTree) -> PyTree:
+        """Inside a compiled function: keeps a batch shared over the devices."""
+        return lax.with_sharding_constraint(batch, NamedSharding(self._mesh, P("data")))
+
+    def compile(
+        self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False
+    ) -> Callable[..., PyTree]:
+        """Compiles ``fn``, whose last ``scalars`` arguments are host numbers."""
+        del scalars
+
+        def constrained(*args: Any) -> PyTree:
+            result = fn(*args)
+            return lax.with_sharding_constraint(result, self._shardings(result))
+
+        return jax.jit(constrained, donate_argnums=(0,) if donate else ())
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """Returns replicated results as host arrays."""
+        return jax.tree.map(np.asarray, tree)
+
+    def _shardings(self, tree: PyTree) -> PyTree:
+        if self._mesh.shape["model"] == 1:
+            return jax.tree.map(lambda _: self._replicated, tree)
+
+        def of_leaf(path: Any, leaf: Any) -> NamedSharding:
+            in_head = any(_key_name(key) == "head" for key in path)
+            shared = in_head and leaf.shape[-1:] != ()
+            shared = shared and leaf.shape[-1] % self._mesh.shape["model"] == 0
+            axes = (*(None,) * (leaf.ndim - 1), "model") if shared else ()
+            return NamedSharding(self._mesh, P(*axes))
+
+        return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+
+class Pmap:
+    """The state replicated along a leading device axis, the step mapped over it."""
+
+    axis_name = "data"
+
+    def __init__(self):
+        self._local = jax.local_device_count()
+        mesh = Mesh(np.array(jax.local_devices()), ("data",))
+        self._per_device = NamedSharding(mesh, P("data"))
+
+    def place_state(self, tree: PyTree) -> PyTree:
+        """Puts host values on the devices, in buffers that may be donated."""
+        return jax.pmap(_copy)(self.place_data(tree))
+
+    def abstract_state(self, tree: PyTree) -> PyTree:
+        """Returns shapes, dtypes and shardings of a state's stored form."""
+        mesh = Mesh(np.array(jax.devices()), ("data",))
+        whole = NamedSharding(mesh, P())
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), tree
+        )
+
+    def init_state(self, init: Callable[..., PyTree], *args: Any) -> PyTree:
+        """Runs ``init`` once and replicates its result."""
+        return self.place_state(jax.device_get(jax.jit(init)(*args)))
+
+    def stored_state(self, state: PyTree) -> PyTree:
+        """Returns a state in the form that is checkpointed: one copy of each array."""
+        mesh = Mesh(np.array(jax.devices()), ("data",))
+        whole = NamedSharding(mesh, P())
+        return jax.tree.map(lambda x: _put(x, whole), self.fetch(state))
+
+    def place_data(self, tree: PyTree) -> PyTree:
+        """Puts host arrays on every device."""
+        return jax.tree.map(
+            lambda x: jax.device_put(
+                np.broadcast_to(x, (self._local, *np.shape(x))), self._per_device
+            ),
+            jax.device_get(tree),
+        )
+
+    def place_order(self, order: np.ndarray) -> jax.Array:
+        """Shares an order ``[steps, batch]`` over the devices by its batch axis."""
+        rows = order[:, local_rows(order.shape[1])]
+        shares = rows.reshape(len(order), self._local, -1).swapaxes(0, 1)
+        return jax.device_put(shares, self._per_device)
+
+    def place_batch(self, local: PyTree) -> PyTree:
+        """Makes a batch of this process's share, ``[batch / processes, ...]``."""
+        return jax.tree.map(
+            lambda x: jax.device_put(
+                x.reshape(self._local, -1, *x.shape[1:]), self._per_device
+            ),
+            local,
+        )
+
+    def constrain_batch(self, batch: PyTree) -> PyTree:
+        """Inside a compiled function: a mapped batch is shared already."""
+        return batch
+
+    def compile(
+        self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False
+    ) -> Callable[..., PyTree]:
+        """Compiles ``fn``, whose last ``scalars`` arguments are host numbers."""
+
+        def mapped(*args: Any) -> PyTree:
+            mapping = (0,) * (len(args) - scalars) + (None,) * scalars
+            return _pmapped(mapping)(*args)
+
+        compiled: dict[tuple[int | None, ...], Callable[..., PyTree]] = {}
+
+        def _pmapped(mapping: tuple[int | None, ...]) -> Callable[..., PyTree]:
+            if mapping not in compiled:
+                compiled[mapping] = jax.pmap(
+                    fn,
+                    axis_name=self.axis_name,
+                    in_axes=mapping,
+                    donate_argnums=(0,) if donate else (),
+                )
+            return compiled[mapping]
+
+        return mapped
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """Returns replicated results as host arrays."""
+        return jax.tree.map(
+            lambda x: np.asarray(x.addressable_shards[0].data)[0], tree
+        )
+
+
+def local_rows(batch_size: int) -> slice:
+    """Returns which rows of a global batch belong to this process."""
+    share = batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def is_main_process() -> bool:
+    """Returns whether this is the one process that writes and speaks."""
+    return jax.process_index() == 0
+
+
+def agree(number: int) -> int:
+    """Returns the main process's number on every process."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def any_process(flag: bool) -> bool:
+    """Returns on every process whether the flag is set on any of them."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def _put(value: Any, sharding: NamedSharding) -> jax.Array:
+    if jax.process_count() == 1:
+        return jax.device_put(value, sharding)
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return value
+    host = np.asarray(value)
+    return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
+
+
+def _copy(tree: PyTree) -> PyTree:
+    # Arrays that come from outside may share memory that must not be donated.
+    return jax.tree.map(lambda x: x.copy(), tree)
+
+
+def _key_name(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)

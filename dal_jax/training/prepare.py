@@ -1,0 +1,70 @@
+"""Configuration to data: load the images, make the labels wrong, hold some out.
+
+The noise is applied once, to every training example that is used, before the
+validation split is taken: what validates a model has noisy labels too.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from dal_jax import data, noise
+from dal_jax.errors import InputError
+from dal_jax.training.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """The data of a run.
+
+    Attributes:
+      class_names: one a class.
+      train: the training examples; ``labels`` are the noisy ones.
+      record: what the noise did to them.
+      validation: noisy examples held out, or ``None``.
+      test: examples for the report, or ``None`` where the source has none.
+    """
+
+    class_names: tuple[str, ...]
+    train: data.Split
+    record: noise.NoiseRecord
+    validation: data.Split | None
+    test: data.Split | None
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Loads the data that ``config`` names and applies its noise.
+
+    Raises:
+      InputError: whatever is wrong with the data set or the noise asked for.
+    """
+    dataset = data.load(config.dataset)
+    pool = dataset.train
+    record = noise.apply(
+        config.noise.kind,
+        pool.labels,
+        num_classes=len(dataset.class_names),
+        rate=config.noise.rate,
+        seed=config.seed if config.noise.seed is None else config.noise.seed,
+        clean_labels=pool.clean_labels,
+        index=pool.index,
+        images=pool.images if config.noise.kind == "instance" else None,
+        path=config.noise.path,
+        class_map=config.noise.class_map,
+        pixel_scaling=config.noise.pixel_scaling,
+    )
+    noisy = dataclasses.replace(pool, labels=record.noisy_labels)
+    held_out = data.validation_positions(len(pool), config.dataset.validation_fraction)
+    kept = np.setdiff1d(np.arange(len(pool)), held_out)
+    if not len(kept):
+        raise InputError(
+            f"dataset.validation_fraction={config.dataset.validation_fraction} leaves "
+            "no training example: expected less than 1; lower it"
+        )
+    return Prepared(
+        class_names=dataset.class_names,
+        train=noisy.take(kept) if len(held_out) else noisy,
+        record=record.take(kept) if len(held_out) else record,
+        validation=noisy.take(held_out) if len(held_out) else None,
+        test=dataset.test,
+    )

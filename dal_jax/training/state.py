@@ -1,0 +1,102 @@
+"""What changes while a model trains, as one pytree."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+PyTree = Any
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a training step reads and replaces.
+
+    Attributes:
+      step: int32 ``[]``, the number of steps taken.
+      params: what the optimizer trains, float32.
+      model_state: what the model keeps beside them (batch norm statistics).
+      opt_state: the optimizer's.
+      loss_memory: what the loss remembers of each training example; ``()`` for all
+        losses but a few.
+    """
+
+    step: jax.Array
+    params: PyTree
+    model_state: PyTree
+    opt_state: optax.OptState
+    loss_memory: PyTree
+
+
+@struct.dataclass
+class TrainMetrics:
+    """Sums over the training examples seen since an epoch began.
+
+    Sums and counts, so that batches, devices and hosts add up exactly.
+
+    Attributes:
+      loss_sum: float32 ``[]``, the sum of the examples' losses.
+      count: float32 ``[]``, the number of examples.
+      nonfinite_steps: int32 ``[]``, steps whose loss or gradient was not finite.
+      first_nonfinite_step: int32 ``[]``, the first of them, or the largest integer.
+      logits_min: float32 ``[]``, the smallest finite logit seen.
+      logits_max: float32 ``[]``, the largest one.
+    """
+
+    loss_sum: jax.Array
+    count: jax.Array
+    nonfinite_steps: jax.Array
+    first_nonfinite_step: jax.Array
+    logits_min: jax.Array
+    logits_max: jax.Array
+
+    @classmethod
+    def zero(cls) -> "TrainMetrics":
+        """Returns the metrics of no examples."""
+        return cls(
+            loss_sum=jnp.zeros((), jnp.float32),
+            count=jnp.zeros((), jnp.float32),
+            nonfinite_steps=jnp.zeros((), jnp.int32),
+            first_nonfinite_step=jnp.full((), jnp.iinfo(jnp.int32).max, jnp.int32),
+            logits_min=jnp.full((), jnp.inf, jnp.float32),
+            logits_max=jnp.full((), -jnp.inf, jnp.float32),
+        )
+
+    def merge(self, other: "TrainMetrics") -> "TrainMetrics":
+        """Returns the metrics of the examples of both."""
+        return TrainMetrics(
+            loss_sum=self.loss_sum + other.loss_sum,
+            count=self.count + other.count,
+            nonfinite_steps=self.nonfinite_steps + other.nonfinite_steps,
+            first_nonfinite_step=jnp.minimum(
+                self.first_nonfinite_step, other.first_nonfinite_step
+            ),
+            logits_min=jnp.minimum(self.logits_min, other.logits_min),
+            logits_max=jnp.maximum(self.logits_max, other.logits_max),
+        )
+
+
+@struct.dataclass
+class EvalSums:
+    """Sums over evaluated examples; ratios of them are the reported figures.
+
+    Attributes:
+      count: float32 ``[]``, the number of examples.
+      correct: those predicted as their given label.
+      mislabelled: those whose given label differs from the clean one.
+      memorized: mislabelled ones predicted as the given, wrong label.
+      corrected: mislabelled ones predicted as the clean label.
+    """
+
+    count: jax.Array
+    correct: jax.Array
+    mislabelled: jax.Array
+    memorized: jax.Array
+    corrected: jax.Array
+
+    @classmethod
+    def zero(cls) -> "EvalSums":
+        """Returns the sums over no examples."""
+        return cls(*(jnp.zeros((), jnp.float32) for _ in range(5)))
