@@ -1,0 +1,34 @@
+"""Clean labels in, noisy labels and a record of what was done out.
+
+Everything here is numpy and deterministic by its seed. :func:`apply` knows every kind
+by name; the functions beside it are the kinds themselves.
+"""
+
+from dal_jax.noise.class_maps import CLASS_MAPS, blocks_of_five, class_map_for
+from dal_jax.noise.files import from_file
+from dal_jax.noise.matrices import matrix_of
+from dal_jax.noise.record import NoiseRecord
+from dal_jax.noise.registry import apply, kinds
+from dal_jax.noise.transition import (
+    asymmetric,
+    from_transition_matrix,
+    pair_flip,
+    symmetric,
+    symmetric_other,
+)
+
+__all__ = [
+    "CLASS_MAPS",
+    "NoiseRecord",
+    "apply",
+    "asymmetric",
+    "blocks_of_five",
+    "class_map_for",
+    "from_file",
+    "from_transition_matrix",
+    "kinds",
+    "matrix_of",
+    "pair_flip",
+    "symmetric",
+    "symmetric_other",
+]

@@ -1,0 +1,199 @@
+"""Labels that somebody else made, matched to the examples by original index.
+
+The classic silent bug is a label file in another order than the images. So a file is
+only taken where its order is known: by length, by stored indices, or by the clean
+labels that it has to resemble.
+"""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from dal_jax.errors import InputError
+from dal_jax.noise.checks import check_labels
+from dal_jax.noise.record import NoiseRecord, read_npz
+
+# Standard deviations above chance below which labels count as unrelated.
+_EVIDENCE = 4.0
+
+
+def read_array(path: str | os.PathLike[str]) -> np.ndarray:
+    """Returns the array of an ``.npy`` file, never unpickling anything.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      The array.
+
+    Raises:
+      InputError: no such file, or damaged, or holding Python objects.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} cannot be read: {reason}; expected an .npy array of numbers"
+        ) from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path} is an archive; name it .npz to have it read as one")
+    return array
+
+
+def from_file(
+    path: str | os.PathLike[str], num_examples: int, num_classes: int
+) -> np.ndarray:
+    """Returns the labels of an ``.npy`` file in the file's own order.
+
+    Args:
+      path: of the file, one integer an example.
+      num_examples: how many there must be.
+      num_classes: labels are in ``[0, num_classes)``.
+
+    Returns:
+      ``[num_examples]`` int32.
+
+    Raises:
+      InputError: no such file, or of another length, dtype or range.
+    """
+    labels = check_labels(read_array(path), num_classes, what=str(path))
+    if len(labels) != num_examples:
+        raise InputError(
+            f"{path} holds {len(labels)} labels, and there are {num_examples} examples"
+        )
+    return labels
+
+
+def aligned(
+    path: str | os.PathLike[str],
+    index: np.ndarray,
+    num_classes: int,
+    *,
+    source_size: int | None = None,
+    clean_labels: np.ndarray | None = None,
+) -> np.ndarray:
+    """Returns the label in a file of each example used, or refuses.
+
+    - ``.npz`` (a noise record): matched by the indices stored with it.
+    - ``.npy`` with as many labels as the whole source: taken at each example's
+      original index.
+    - ``.npy`` with as many labels as examples are used: taken in the order of the
+      examples used, which is that of ``noise.npz``. Where this is not the order of
+      the original indices as well, the clean labels must bear it out.
+
+    Where the clean labels are known, an ``.npy`` whose labels agree with them no more
+    often than chance is taken to be in another order and refused.
+
+    Args:
+      path: of the file.
+      index: ``[N]`` int64, each example's original index.
+      num_classes: labels are in ``[0, num_classes)``.
+      source_size: the number of examples in the whole source; default: ``N``.
+      clean_labels: ``[N]`` integers, where known.
+
+    Returns:
+      ``[N]`` int32.
+
+    Raises:
+      InputError: the file is not readable, does not fit, or its order is not known.
+    """
+    if Path(path).suffix == ".npz":
+        return _from_record(path, index, num_classes, clean_labels)
+    labels = check_labels(read_array(path), num_classes, what=str(path))
+    used, whole = len(index), source_size or len(index)
+    if len(labels) == whole and index.max() < whole:
+        labels = labels[index]
+    elif len(labels) != used:
+        sizes = f"{whole}" if whole == used else f"{whole}, of which {used} are used"
+        raise InputError(
+            f"{path} holds {len(labels)} labels, and the data set has {sizes}; "
+            "expected one label for each example, in the original order"
+        )
+    elif clean_labels is None and (np.diff(index) <= 0).any():
+        raise InputError(
+            f"{path} holds {used} labels for {used} examples out of {whole}, and "
+            f"nothing proves their order; give all {whole} in the original order, or "
+            "a noise.npz"
+        )
+    _check_related(path, labels, clean_labels, num_classes)
+    return labels
+
+
+def _from_record(
+    path: str | os.PathLike[str],
+    index: np.ndarray,
+    num_classes: int,
+    clean_labels: np.ndarray | None,
+) -> np.ndarray:
+    record = NoiseRecord.load(path)
+    labels = check_labels(record.noisy_labels, num_classes, what=str(path))
+    if record.index.shape != labels.shape:
+        raise InputError(f"{path}: noisy_labels and index differ in length")
+    order = np.argsort(record.index)
+    found = np.searchsorted(record.index, index, sorter=order)
+    positions = order[np.minimum(found, len(order) - 1)]
+    missing = int((record.index[positions] != index).sum())
+    if missing:
+        raise InputError(
+            f"{path} has no label for {missing} of the {len(index)} examples used; it "
+            "was made for another data set or another subset"
+        )
+    recorded = record.clean_labels
+    if recorded is not None and clean_labels is not None:
+        wrong = int((recorded[positions] != clean_labels).sum())
+        if wrong:
+            raise InputError(
+                f"{path} was made for other data: its clean labels differ from the "
+                f"data set's for {wrong} of {len(index)} examples"
+            )
+    return labels[positions]
+
+
+def _check_related(
+    path: str | os.PathLike[str],
+    labels: np.ndarray,
+    clean_labels: np.ndarray | None,
+    num_classes: int,
+) -> None:
+    """Refuses labels that agree with the clean ones as often as shuffled ones do."""
+    if clean_labels is None:
+        return
+    share, clean_share = (
+        np.bincount(each, minlength=num_classes) / len(labels)
+        for each in (labels, clean_labels)
+    )
+    chance = float(share @ clean_share)
+    spread = np.sqrt(chance * (1 - chance) / len(labels))
+    agreement = float(np.mean(labels == clean_labels))
+    if spread > 0 and abs(agreement - chance) < _EVIDENCE * spread:
+        raise InputError(
+            f"{path} agrees with the clean labels in {agreement:.1%} of the "
+            f"examples, as shuffled labels would ({chance:.1%}); put it in the "
+            "original order, or give a noise.npz"
+        )
+
+
+def read_transition_matrix(path: str | os.PathLike[str]) -> np.ndarray:
+    """Returns the transition matrix in an ``.npy`` file or a noise record.
+
+    Args:
+      path: of an ``.npy`` holding the matrix, or of an ``.npz`` holding it under the
+        name ``transition_matrix``.
+
+    Returns:
+      The array as stored.
+
+    Raises:
+      InputError: no such file, or nothing of the kind in it.
+    """
+    if Path(path).suffix != ".npz":
+        return read_array(path)
+    arrays = read_npz(path)
+    if "transition_matrix" not in arrays:
+        raise InputError(f"{path} holds no array named transition_matrix")
+    return arrays["transition_matrix"]

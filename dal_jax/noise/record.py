@@ -1,0 +1,237 @@
+"""What was done to the labels: the noisy ones, the clean ones, and all in between."""
+
+import dataclasses
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dal_jax.errors import InputError
+
+
+def realised_rate(noisy_labels: np.ndarray, clean_labels: np.ndarray | None) -> float:
+    """Returns the share of labels that are wrong, nan where that is not known.
+
+    Args:
+      noisy_labels: ``[N]`` integers.
+      clean_labels: ``[N]`` integers, or ``None``.
+
+    Returns:
+      A number in [0, 1], or nan.
+
+    Example:
+      >>> realised_rate(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0]))
+      0.25
+    """
+    if clean_labels is None or not len(clean_labels):
+        return float("nan")
+    return float(np.mean(noisy_labels != clean_labels))
+
+
+def count_transitions(
+    noisy_labels: np.ndarray, clean_labels: np.ndarray | None, num_classes: int
+) -> np.ndarray:
+    """Returns the observed share of each noisy label among each clean class.
+
+    Args:
+      noisy_labels: ``[N]`` integers in ``[0, num_classes)``.
+      clean_labels: ``[N]`` integers in ``[0, num_classes)``, or ``None``.
+      num_classes: the matrix's size.
+
+    Returns:
+      ``[num_classes, num_classes]`` float64; row ``i`` estimates ``P(noisy = j |
+      clean = i)``. Rows of classes without an example are nan, and so is everything
+      where the clean labels are not known.
+
+    Example:
+      >>> count_transitions(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)
+      array([[0.5, 0.5],
+             [0. , 1. ]])
+    """
+    if clean_labels is None:
+        return np.full((num_classes, num_classes), np.nan)
+    pairs = clean_labels.astype(np.int64) * num_classes + noisy_labels
+    counts = np.bincount(pairs, minlength=num_classes**2)
+    counts = counts.reshape(num_classes, num_classes).astype(np.float64)
+    totals = counts.sum(axis=1, keepdims=True)
+    return np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseRecord:
+    """Noisy labels and how they came about.
+
+    Attributes:
+      noisy_labels: int32 ``[N]``, in the order of the training examples used.
+      clean_labels: int32 ``[N]``, or ``None`` where nobody knows them. Only reports
+        ever read them.
+      index: int64 ``[N]``, each example's original index in its source.
+      nominal_rate: the rate that was asked for; of a transition matrix, the share
+        expected to be wrong; nan for labels from a file.
+      realised_rate: the share that is wrong; nan where the clean labels are unknown.
+      transition_matrix: float64 ``[num_classes, num_classes]`` as counted, see
+        :func:`count_transitions`.
+      kind: the kind of noise, one of ``dal_jax.noise.kinds()``.
+      options: everything else that decided the outcome, as JSON can hold it.
+    """
+
+    noisy_labels: np.ndarray
+    clean_labels: np.ndarray | None
+    index: np.ndarray
+    nominal_rate: float
+    realised_rate: float
+    transition_matrix: np.ndarray
+    kind: str
+    options: dict[str, Any]
+
+    @classmethod
+    def count(
+        cls,
+        noisy_labels: np.ndarray,
+        clean_labels: np.ndarray | None,
+        index: np.ndarray,
+        *,
+        num_classes: int,
+        nominal_rate: float,
+        kind: str,
+        options: dict[str, Any],
+    ) -> "NoiseRecord":
+        """Returns the record with the realised rate and the matrix counted.
+
+        Args:
+          noisy_labels: ``[N]`` integers.
+          clean_labels: ``[N]`` integers, or ``None``.
+          index: ``[N]`` original indices.
+          num_classes: of the data set.
+          nominal_rate: the rate that was asked for.
+          kind: the kind of noise.
+          options: what else decided the outcome.
+
+        Returns:
+          The record.
+        """
+        if clean_labels is not None:
+            clean_labels = np.asarray(clean_labels, np.int32)
+        noisy_labels = np.asarray(noisy_labels, np.int32)
+        return cls(
+            noisy_labels=noisy_labels,
+            clean_labels=clean_labels,
+            index=np.asarray(index, np.int64),
+            nominal_rate=float(nominal_rate),
+            realised_rate=realised_rate(noisy_labels, clean_labels),
+            transition_matrix=count_transitions(
+                noisy_labels, clean_labels, num_classes
+            ),
+            kind=kind,
+            options=dict(options),
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.transition_matrix)
+
+    def take(self, positions: np.ndarray) -> "NoiseRecord":
+        """Returns the record of some of the examples, rate and matrix recounted.
+
+        Args:
+          positions: of the examples in this record, in the order wanted.
+
+        Returns:
+          A record of its own.
+        """
+        positions = np.asarray(positions)
+        clean = self.clean_labels
+        return NoiseRecord.count(
+            self.noisy_labels[positions],
+            None if clean is None else clean[positions],
+            self.index[positions],
+            num_classes=self.num_classes,
+            nominal_rate=self.nominal_rate,
+            kind=self.kind,
+            options=self.options,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the record as one ``.npz``, which is whole or not there at all.
+
+        Args:
+          path: of the file, by custom ``noise.npz``; its directory must exist. An
+            existing file is replaced.
+        """
+        path = Path(path)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields["options"] = json.dumps(self.options, sort_keys=True)
+        if self.clean_labels is None:
+            del fields["clean_labels"]
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with partial.open("wb") as file:
+                np.savez_compressed(file, **fields)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "NoiseRecord":
+        """Reads what :meth:`save` wrote.
+
+        Args:
+          path: of the ``.npz``.
+
+        Returns:
+          The record, equal to the one saved.
+
+        Raises:
+          InputError: no such file, or not such a file.
+        """
+        fields = read_npz(path)
+        required = {f.name for f in dataclasses.fields(cls)} - {"clean_labels"}
+        missing = sorted(required - set(fields))
+        if missing:
+            raise InputError(
+                f"{path} is not a noise record, {', '.join(missing)} missing; expected "
+                "a noise.npz written by python -m dal_jax.noise or by train.py"
+            )
+        return cls(
+            noisy_labels=fields["noisy_labels"],
+            clean_labels=fields.get("clean_labels"),
+            index=fields["index"],
+            nominal_rate=float(fields["nominal_rate"]),
+            realised_rate=float(fields["realised_rate"]),
+            transition_matrix=fields["transition_matrix"],
+            kind=str(fields["kind"]),
+            options=json.loads(str(fields["options"])),
+        )
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Returns every array of an ``.npz``, never unpickling anything.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      Its arrays by name.
+
+    Raises:
+      InputError: no such file, or damaged, or holding Python objects.
+    """
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError(f"{path}: expected an .npz archive, got a single array")
+        with archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is no readable .npz: {reason}") from None
