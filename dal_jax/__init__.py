@@ -1,0 +1,34 @@
+"""Dynamics-Aware Loss for learning with label noise, in JAX.
+
+The losses and their schedules need jax, optax and chex alone; the trainer
+(``dal_jax.training``), the data sources and the models are imported by name.
+"""
+
+from typing import TYPE_CHECKING
+
+from dal_jax import losses
+from dal_jax.losses.dal import dal_loss, dal_objective
+from dal_jax.schedules import CIFAR_SCHEDULE, DALCoefficients, dal_schedule
+
+if TYPE_CHECKING:
+    from dal_jax import noise
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CIFAR_SCHEDULE",
+    "DALCoefficients",
+    "dal_loss",
+    "dal_objective",
+    "dal_schedule",
+    "losses",
+    "noise",
+]
+
+
+def __getattr__(name: str):
+    if name == "noise":
+        import importlib
+
+        return importlib.import_module("dal_jax.noise")
+    raise AttributeError(f"module 'dal_jax' has no attribute {name!r}")

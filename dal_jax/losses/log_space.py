@@ -1,0 +1,196 @@
+r"""Log-probabilities, entropy and masks: the one place with numerical care.
+
+Most losses of the family are a function of the log-probability of the given label,
+:math:`\log p_y`, alone. :func:`of_label` turns such a function, written for one
+number, into a loss: validated, masked, in float32, with the closed-form derivative
+
+.. math::
+  \frac{\partial L}{\partial z_k} = f'(\log p_y) \, ([k = y] - p_k)
+  - w \, p_k (\log p_k + H),
+
+where the second term is that of an entropy added with weight :math:`w`. To add a loss
+of this kind, write ``_term(log_p, *parameters)`` without clamps and as accurate near
+``log_p = 0`` as ``expm1`` and ``log1p`` allow, and return
+``of_label(_term, logits, labels, parameters, axis=axis, where=where)``. ``_term`` must
+be a module-level function and get everything that may be traced through
+``parameters``.
+
+A loss that needs all classes calls :func:`prepare` first, computes on
+:func:`log_probs` with plain ``jax.numpy``, picks the label by :func:`select_label` and
+hands its result to :func:`mask`:
+
+    def loss(logits, labels, *, axis=-1, where=None):
+        logits, labels, axis = prepare(logits, labels, axis=axis, where=where)
+        log_p = log_probs(logits, axis)
+        return mask(f(log_p, select_label(log_p, labels, axis)), where)
+
+Conventions: logits ``[..., num_classes]``, integer labels ``[...]`` or distributions
+over the classes ``[..., num_classes]``; ``where`` selects rows, ``[...]``. A masked row
+is zero in value and gradient whatever its logits hold, because they are replaced before
+any arithmetic. A label outside ``[0, num_classes)`` gives NaN, never a wrong number.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Term = Callable[..., jax.Array]
+
+
+def prepare(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array, int]:
+    """Checks the arguments that all losses share and makes them safe to compute on.
+
+    Args:
+      logits: floating, ``[..., num_classes]``.
+      labels: integers ``[...]`` or floating distributions ``[..., num_classes]``.
+      axis: the class axis of ``logits``.
+      where: boolean rows to keep, ``[...]``.
+
+    Returns:
+      The logits in float32 (float64 stays), zero in masked rows; the labels, floating
+      ones in the same dtype; the axis counted from the front.
+
+    Raises:
+      AssertionError: from chex at trace time, naming the argument at fault.
+    """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise AssertionError(f"logits must be floating, got {logits.dtype}")
+    chex.assert_axis_dimension_gteq(logits, axis, 1)
+    axis %= logits.ndim
+    rows = logits.shape[:axis] + logits.shape[axis + 1 :]
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    logits = logits.astype(dtype)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        chex.assert_shape(
+            labels, rows, custom_message=_shapes("integer labels", logits, axis)
+        )
+    elif jnp.issubdtype(labels.dtype, jnp.floating):
+        chex.assert_shape(
+            labels,
+            logits.shape,
+            custom_message=_shapes("labels as distributions", logits, axis),
+        )
+        labels = labels.astype(dtype)
+    else:
+        raise AssertionError(
+            f"labels must be integers or floating distributions, got {labels.dtype}"
+        )
+    if where is not None:
+        where = jnp.asarray(where)
+        chex.assert_type(where, bool)
+        chex.assert_shape(where, rows, custom_message=_shapes("where", logits, axis))
+        logits = jnp.where(jnp.expand_dims(where, axis), logits, 0)
+        if labels.ndim == logits.ndim:
+            labels = jnp.where(jnp.expand_dims(where, axis), labels, 0)
+    return logits, labels, axis
+
+
+def mask(loss: jax.Array, where: jax.typing.ArrayLike | None) -> jax.Array:
+    """Sets the rows that ``where`` leaves out to zero."""
+    return loss if where is None else jnp.where(where, loss, 0)
+
+
+def log_probs(logits: jax.Array, axis: int) -> jax.Array:
+    """Log-softmax whose gradient and products with ``p`` stay finite at ``-inf``."""
+    shifted, log_total = _shift(logits, axis)
+    return shifted - log_total
+
+
+def select_label(values: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
+    """Picks ``values`` ``[..., num_classes]`` at the labels, or averages under them.
+
+    A comparison with an iota, not a gather: it fuses with its neighbours, its
+    transpose is no scatter, and the class axis may be sharded.
+    """
+    if labels.ndim == values.ndim:
+        return jnp.sum(labels * values, axis)
+    picked = jnp.sum(jnp.where(one_hot(labels, values.shape, axis), values, 0), axis)
+    known = (labels >= 0) & (labels < values.shape[axis])
+    return jnp.where(known, picked, jnp.nan)
+
+
+def one_hot(labels: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
+    """Integer labels as booleans of the logits' ``shape``."""
+    classes = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+    return classes == jnp.expand_dims(labels.astype(jnp.int32), axis)
+
+
+def entropy(log_p: jax.Array, axis: int) -> jax.Array:
+    r"""Entropy :math:`-\sum_k p_k \log p_k` of a prediction in nats."""
+    return -jnp.sum(jnp.exp(log_p) * log_p, axis)
+
+
+def of_label(
+    term: Term,
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    parameters: tuple = (),
+    *,
+    entropy_weight: jax.typing.ArrayLike | None = None,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    r"""The loss ``term(log p_y, *parameters) + entropy_weight * H(p)``.
+
+    For distributions the first part is :math:`\sum_k y_k f(\log p_k)`.
+
+    Args:
+      term: elementwise and differentiable, ``(log_p, *parameters) -> loss``; a
+        function that outlives the call, since compiled code is cached by it.
+      logits: floating, ``[..., num_classes]``.
+      labels: integers ``[...]`` or distributions ``[..., num_classes]``.
+      parameters: floats or float arrays that broadcast with ``[...]``.
+      entropy_weight: float or array of the same kind; ``None`` adds no entropy.
+      axis: the class axis of ``logits``.
+      where: rows to keep, ``[...]``.
+
+    Returns:
+      The loss of each row, ``[...]``, in float32 (float64 for float64 logits).
+    """
+    logits, labels, axis = prepare(logits, labels, axis=axis, where=where)
+    as_float = functools.partial(jnp.asarray, dtype=logits.dtype)
+    parameters = tuple(map(as_float, parameters))
+    weight = None if entropy_weight is None else as_float(entropy_weight)
+    return mask(_rows(term, axis, logits, labels, weight, parameters), where)
+
+
+def _rows(
+    term: Term,
+    axis: int,
+    logits: jax.Array,
+    labels: jax.Array,
+    weight: jax.Array | None,
+    parameters: tuple[jax.Array, ...],
+) -> jax.Array:
+    log_p = log_probs(logits, axis)
+    if labels.ndim == logits.ndim:
+        widened = (jnp.expand_dims(p, axis) if p.ndim else p for p in parameters)
+        loss = select_label(term(log_p, *widened), labels, axis)
+    else:
+        loss = term(select_label(log_p, labels, axis), *parameters)
+    return loss if weight is None else loss + weight * entropy(log_p, axis)
+
+
+def _shift(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Logits below their maximum, and the logarithm of the sum of their exponents."""
+    top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
+    # Only a logit of -inf reaches the bound, where p log p would be NaN instead of 0.
+    shifted = jnp.maximum(logits - top, jnp.finfo(logits.dtype).min)
+    return shifted, jnp.log(jnp.sum(jnp.exp(shifted), axis, keepdims=True))
+
+
+def _shapes(what: str, logits: Any, axis: int) -> str:
+    return (
+        f"{what} do not fit: logits have shape {logits.shape}, classes on axis {axis}"
+    )
