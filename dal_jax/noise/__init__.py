@@ -6,6 +6,7 @@ by name; the functions beside it are the kinds themselves.
 
 from dal_jax.noise.class_maps import CLASS_MAPS, blocks_of_five, class_map_for
 from dal_jax.noise.files import from_file
+from dal_jax.noise.instance import instance_dependent
 from dal_jax.noise.matrices import matrix_of
 from dal_jax.noise.record import NoiseRecord
 from dal_jax.noise.registry import apply, kinds
@@ -26,6 +27,7 @@ __all__ = [
     "class_map_for",
     "from_file",
     "from_transition_matrix",
+    "instance_dependent",
     "kinds",
     "matrix_of",
     "pair_flip",

@@ -83,8 +83,8 @@ def aligned(
     - ``.npy`` with as many labels as the whole source: taken at each example's
       original index.
     - ``.npy`` with as many labels as examples are used: taken in the order of the
-      examples used, which is that of ``noise.npz``. Where this is not the order of
-      the original indices as well, the clean labels must bear it out.
+      examples used, which is that of ``noise.npz``. Unless these are the first ones of
+      the source in its own order, the clean labels must bear it out.
 
     Where the clean labels are known, an ``.npy`` whose labels agree with them no more
     often than chance is taken to be in another order and refused.
@@ -114,7 +114,7 @@ def aligned(
             f"{path} holds {len(labels)} labels, and the data set has {sizes}; "
             "expected one label for each example, in the original order"
         )
-    elif clean_labels is None and (np.diff(index) <= 0).any():
+    elif clean_labels is None and (index != np.arange(used)).any():
         raise InputError(
             f"{path} holds {used} labels for {used} examples out of {whole}, and "
             f"nothing proves their order; give all {whole} in the original order, or "

@@ -10,6 +10,7 @@ from dal_jax.errors import InputError, unknown_name
 from dal_jax.noise import files
 from dal_jax.noise.checks import check_index, check_labels, check_rate, check_seed
 from dal_jax.noise.class_maps import resolve
+from dal_jax.noise.instance import instance_dependent
 from dal_jax.noise.matrices import check_transition_matrix, matrix_of
 from dal_jax.noise.record import NoiseRecord
 from dal_jax.noise.transition import from_transition_matrix
@@ -22,6 +23,7 @@ _KINDS = (
     "asymmetric_blocks",
     "pair_flip",
     "transition_matrix",
+    "instance",
     "file",
 )
 
@@ -115,6 +117,20 @@ def apply(
             num_classes,
             source_size=source_size,
             clean_labels=clean_labels,
+        )
+    elif kind == "instance":
+        if images is None:
+            raise InputError("noise kind instance needs the images")
+        options |= {"seed": check_seed(seed), "pixel_scaling": pixel_scaling}
+        nominal_rate = check_rate(rate)
+        noisy = instance_dependent(
+            images,
+            labels,
+            num_classes,
+            rate,
+            seed,
+            pixel_scaling=pixel_scaling,
+            index=index,
         )
     else:
         options["seed"] = check_seed(seed)

@@ -1,0 +1,170 @@
+"""Instance-dependent noise: which label is wrong, and how, follows from the image.
+
+Part-dependent label noise of Xia et al., 2020 (arXiv 2006.07836), in the form that
+its repositories share: a random linear classifier for each true class decides which
+wrong label an image is taken for.
+"""
+
+from collections.abc import Iterator
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from dal_jax.errors import InputError, unknown_name
+from dal_jax.noise.checks import check_index, check_labels, check_rate, check_seed
+from dal_jax.noise.transition import uniforms
+from dal_jax.seeds import numpy_rng
+
+PIXEL_SCALINGS = ("raw", "unit", "standardized")
+RATE_STD = 0.1
+# Pixels in flight at a time; with their float64 copies about 150 MB.
+_CHUNK_PIXELS = 2**23
+
+
+def instance_dependent(
+    images: Any,
+    labels: np.ndarray,
+    num_classes: int,
+    rate: float,
+    seed: int,
+    *,
+    pixel_scaling: str = "standardized",
+    index: np.ndarray | None = None,
+) -> np.ndarray:
+    r"""Flips labels towards the classes that their images lean to.
+
+    Example :math:`n` with pixels :math:`x_n` and label :math:`y` has a flip rate of
+    its own, :math:`q_n`, drawn from a normal distribution of mean ``rate`` and
+    standard deviation 0.1 truncated to [0, 1]. One matrix :math:`W_y` of standard
+    normal numbers, of shape (pixels, num_classes), is drawn for each class. Then
+
+    .. math::
+       a = x_n^\top W_y, \quad a_y = -\infty, \qquad
+       P(\tilde y = j) = q_n \, \mathrm{softmax}(a)_j + (1 - q_n) \, [j = y]
+
+    The size of the pixels is the softmax's inverse temperature, so ``pixel_scaling``
+    decides the outcome. On ``raw`` pixels, 0 to 255, the softmax is all but an
+    argmax, and non-negative pixels share a large common part, so that most of a class
+    goes to one wrong label; ``unit`` pixels, 0 to 1, do much the same;
+    ``standardized`` ones, mean 0 and standard deviation 1 in each channel of
+    ``images``, spread a class over many wrong labels.
+
+    Args:
+      images: uint8 ``[N, H, W, C]``, or a source of such images (``len``, item).
+      labels: ``[N]`` integers in ``[0, num_classes)``.
+      num_classes: at least 2.
+      rate: mean of the untruncated distribution of flip rates, in [0, 1]. Truncation
+        moves the mean away from the ends: at 0 it is 0.08, at 0.2 it is 0.206.
+      seed: of the noise, at least 0.
+      pixel_scaling: ``raw``, ``unit`` or ``standardized``.
+      index: ``[N]``, each example's original index; default: its position.
+
+    Returns:
+      ``[N]`` int32 noisy labels.
+
+    Raises:
+      InputError: an argument out of range, an unknown scaling, images that are not
+        uint8 or not as many as labels.
+
+    Example:
+      >>> images = np.random.default_rng(0).integers(0, 256, (500, 4, 4, 1), np.uint8)
+      >>> clean = np.arange(500) % 5
+      >>> noisy = instance_dependent(images, clean, 5, rate=0.4, seed=0)
+      >>> bool(abs((noisy != clean).mean() - 0.4) < 0.1)
+      True
+    """
+    if pixel_scaling not in PIXEL_SCALINGS:
+        raise unknown_name("pixel scaling", pixel_scaling, PIXEL_SCALINGS)
+    labels = check_labels(labels, num_classes)
+    index = check_index(index, len(labels))
+    if len(images) != len(labels):
+        raise InputError(f"{len(images)} images and {len(labels)} labels")
+    offset, scale = _scaling(images, pixel_scaling)
+    flip_rates = truncated_normal(check_rate(rate), uniforms(seed, "rate", index))
+    draws = uniforms(seed, "instance", index)
+    noisy = labels.copy()
+    for label in np.unique(labels):
+        rng = numpy_rng(check_seed(seed), f"noise/projection/{label}")
+        projection = rng.standard_normal((_num_pixels(images), num_classes))
+        for chunk in _chunks(images, np.flatnonzero(labels == label)):
+            pixels = (_gather(images, chunk) - offset) / scale
+            scores = pixels.reshape(len(chunk), -1) @ projection
+            scores[:, label] = -np.inf
+            wrong = flip_rates[chunk, None] * _softmax(scores)
+            wrong[:, label] = 1 - flip_rates[chunk]
+            noisy[chunk] = _draw(wrong, draws[chunk])
+    return noisy
+
+
+def truncated_normal(mean: float, quantiles: np.ndarray) -> np.ndarray:
+    """Returns quantiles of a normal of standard deviation 0.1 truncated to [0, 1].
+
+    Args:
+      mean: of the distribution before it is truncated, in [0, 1].
+      quantiles: ``[N]`` in [0, 1).
+
+    Returns:
+      ``[N]`` float64 in [0, 1].
+
+    Example:
+      >>> float(truncated_normal(0.4, np.array([0.5]))[0].round(4))
+      0.4
+    """
+    normal = NormalDist(mean, RATE_STD)
+    low, high = normal.cdf(0), normal.cdf(1)
+    inside = np.clip(low + (high - low) * quantiles, low, np.nextafter(1, 0))
+    return np.clip([normal.inv_cdf(q) for q in inside.tolist()], 0, 1)
+
+
+def _num_pixels(images: Any) -> int:
+    return int(np.prod(np.shape(images[0])))
+
+
+def _chunks(images: Any, positions: np.ndarray) -> Iterator[np.ndarray]:
+    size = max(1, _CHUNK_PIXELS // _num_pixels(images))
+    for start in range(0, len(positions), size):
+        yield positions[start : start + size]
+
+
+def _gather(images: Any, positions: np.ndarray) -> np.ndarray:
+    if isinstance(images, np.ndarray):
+        batch = images[positions]
+    else:
+        batch = np.stack([images[int(position)] for position in positions])
+    if batch.dtype != np.uint8 or batch.ndim != 4:
+        raise InputError(
+            "noise kind instance needs uint8 images of shape (H, W, C), got shape "
+            f"{batch.shape[1:]} and dtype {batch.dtype}"
+        )
+    return batch
+
+
+def _scaling(images: Any, pixel_scaling: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what to subtract from uint8 pixels and what to divide them by."""
+    if pixel_scaling != "standardized":
+        return np.zeros(1), np.array([1.0 if pixel_scaling == "raw" else 255.0])
+    # Exact integer sums, so that mean and std do not depend on the order.
+    levels = np.arange(256)
+    counts: Any = 0
+    for chunk in _chunks(images, np.arange(len(images))):
+        batch = _gather(images, chunk)
+        counts = counts + np.stack(
+            [np.bincount(c.ravel(), minlength=256) for c in np.moveaxis(batch, -1, 0)]
+        )
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ levels
+    std = np.sqrt(np.sum(shares * (levels - mean[:, None]) ** 2, axis=1))
+    return mean, np.where(std > 0, std, 1.0)
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def _draw(probabilities: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """Returns one column for each row, drawn by inverting the cumulative sum."""
+    cumulative = np.cumsum(probabilities, axis=-1)
+    cumulative /= cumulative[:, -1:]
+    return (cumulative <= uniform[:, None]).sum(axis=-1)
