@@ -54,7 +54,7 @@ class LossConfig:
     q_start: float | None = None
     q_end: float | None = None
     bootstrap: str | None = None
-    steps_per_epoch: int | None = None
+    per_epoch: bool = False  # hold scheduled coefficients within an epoch
     q: float | None = None
     alpha: float | None = None
     beta: float | None = None
@@ -127,5 +127,6 @@ class TrainConfig:
     checkpoint_every: int = 10  # epochs; the last is always kept
     keep_checkpoints: int = 2
     parallel: str = "jit"  # jit | pmap
+    model_devices: int = 1  # devices that share the last layer's classes (jit)
     precision: str = "float32"  # float32 | bfloat16
     on_nonfinite: str = "stop"  # stop | skip

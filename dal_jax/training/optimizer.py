@@ -3,7 +3,7 @@
 import optax
 
 from dal_jax.errors import InputError, unknown_name
-from dal_jax.training.config import OptimizerConfig
+from dal_jax.config import OptimizerConfig
 
 _SCHEDULES = ("cosine", "exponential", "constant")
 

@@ -231,6 +231,44 @@ class Pmap:
         )
 
 
+def initialize(
+    *,
+    automatic: bool,
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+) -> None:
+    """Joins this process to the others of a run, before any device is used.
+
+    Args:
+      automatic: let JAX find the others (Slurm, Cloud TPU, Kubernetes).
+      coordinator: ``host:port`` of process 0, where they are told by hand.
+      num_processes: how many there are.
+      process_id: which one this is, from 0.
+
+    Raises:
+      InputError: some of the last three without the others.
+    """
+    told = (coordinator, num_processes, process_id)
+    if automatic:
+        jax.distributed.initialize()
+    elif any(value is not None for value in told):
+        if any(value is None for value in told):
+            raise InputError(
+                "--coordinator, --num_processes and --process_id were not all given: "
+                "expected all three or none; give the missing ones"
+            )
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def barrier(name: str) -> None:
+    """Waits until every process has come here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
 def local_rows(batch_size: int) -> slice:
     """Returns which rows of a global batch belong to this process."""
     share = batch_size // jax.process_count()

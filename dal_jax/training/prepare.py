@@ -10,7 +10,7 @@ import numpy as np
 
 from dal_jax import data, noise
 from dal_jax.errors import InputError
-from dal_jax.training.config import TrainConfig
+from dal_jax.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

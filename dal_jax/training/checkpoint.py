@@ -1,0 +1,124 @@
+"""Checkpoints through Orbax: atomic, asynchronous, verified when they are read.
+
+Beside the arrays each checkpoint holds their digest. One that does not restore, or
+whose arrays do not have the digest, is moved aside and the newest whole one before it
+is taken.
+"""
+
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+PyTree = Any
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest few and the best by a metric."""
+
+    def __init__(self, directory: Path, keep: int, best: str | None = None):
+        """Opens the directory, which is made if need be.
+
+        Args:
+          directory: absolute.
+          keep: how many of the newest are kept.
+          best: a metric given to :meth:`save` by which the best one is kept as well.
+        """
+        import orbax.checkpoint as ocp
+
+        self._ocp = ocp
+        self._directory = directory
+        policies = ocp.checkpoint_managers
+        kept: list[Any] = [policies.LatestN(keep)]
+        if best is not None:
+            kept.append(policies.BestN(get_metric_fn=lambda m: m[best], n=1))
+        self._options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            # What a killed save left behind is removed when the next run begins.
+            cleanup_tmp_directories=True,
+        )
+        self._manager = self._open()
+
+    def _open(self) -> Any:
+        return self._ocp.CheckpointManager(
+            self._directory, options=self._options, item_names=("arrays", "digest")
+        )
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(
+        self, step: int, arrays: PyTree, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Begins to save; returns when the arrays may be changed again."""
+        args = self._ocp.args
+        self._manager.save(
+            step,
+            metrics=metrics,
+            args=args.Composite(
+                arrays=args.StandardSave(arrays),
+                digest=args.JsonSave({"crc32": _digest(arrays)}),
+            ),
+            force=True,
+        )
+
+    def restore(
+        self, abstract: PyTree, say: Callable[[str], None]
+    ) -> tuple[int, PyTree] | None:
+        """Returns the newest whole checkpoint's step and arrays, or None.
+
+        Args:
+          abstract: shapes, dtypes and shardings that the arrays must have.
+          say: told, a line each, which checkpoints are damaged.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return step, self._restore_step(step, abstract)
+            except Exception as error:
+                # Whatever a damaged file makes a reader raise: the run goes back.
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+                say(f"checkpoint {step} is damaged ({reason}); going back further")
+                self._set_aside(step)
+        return None
+
+    def close(self) -> None:
+        """Waits for what is being saved and lets go of the directory."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _restore_step(self, step: int, abstract: PyTree) -> PyTree:
+        args = self._ocp.args
+        restored = self._manager.restore(
+            step,
+            args=args.Composite(
+                arrays=args.StandardRestore(abstract), digest=args.JsonRestore()
+            ),
+        )
+        if _digest(restored.arrays) != restored.digest["crc32"]:
+            raise ValueError("its arrays are not those that were saved")
+        return restored.arrays
+
+    def _set_aside(self, step: int) -> None:
+        self._manager.close()
+        if jax.process_index() == 0:
+            aside = self._directory.with_name("damaged_checkpoints")
+            aside.mkdir(exist_ok=True)
+            taken = sum(1 for _ in aside.iterdir())
+            shutil.move(self._directory / str(step), aside / f"{step}_{taken}")
+        self._manager = self._open()
+
+
+def _digest(arrays: PyTree) -> int:
+    crc = 0
+    for leaf in jax.tree.leaves(arrays):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            if not leaf.is_fully_replicated:
+                continue  # no process holds the whole array
+            leaf = leaf.addressable_data(0)
+        crc = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, crc)
+    return crc

@@ -1,0 +1,80 @@
+"""The training command: flags to :func:`dal_jax.training.train_and_evaluate`."""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from dal_jax import cli
+from dal_jax.config import TrainConfig
+
+
+def main(description: str) -> None:
+    """Runs ``train.py`` with the process's command line."""
+    cli.quiet()
+    cli.run_command(_train, _define_flags, description=description)
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where the run is written; default: runs/ and the config file's name.",
+        flag_values=values,
+    )
+    for name, default, text in (
+        ("overwrite", False, "Remove an earlier run in the workdir first."),
+        ("compilation_cache", True, "Keep compiled programs for the next run."),
+        ("profile", False, "Write a JAX profile of the second epoch."),
+    ):
+        flags.DEFINE_bool(name, default, text, flag_values=values)
+    flags.DEFINE_enum(
+        "distributed",
+        "off",
+        ["off", "auto"],
+        "auto: many processes, found on Slurm, Cloud TPU and Kubernetes.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "host:port of process 0, where processes are not found by themselves.",
+        flag_values=values,
+    )
+    for name, text in (
+        ("num_processes", "How many processes, with --coordinator."),
+        ("process_id", "Which of them this is, from 0."),
+    ):
+        flags.DEFINE_integer(name, None, text, flag_values=values)
+
+
+def _train(config: TrainConfig, values: flags.FlagValues) -> None:
+    from dal_jax.training import loop, parallel, summary
+
+    if values.compilation_cache:
+        cli.use_compilation_cache()
+    parallel.initialize(
+        automatic=values.distributed == "auto",
+        coordinator=values.coordinator,
+        num_processes=values.num_processes,
+        process_id=values.process_id,
+    )
+    speaks = parallel.is_main_process()
+    workdir = values.workdir or str(
+        Path("runs") / Path(values["config"].config_filename).stem
+    )
+    try:
+        result = loop.train_and_evaluate(
+            config,
+            workdir,
+            overwrite=values.overwrite,
+            say=(lambda line: print(line, file=sys.stderr)) if speaks else lambda _: None,
+            progress=speaks,
+            profile=values.profile,
+        )
+    except loop.Interrupted as error:
+        cli.end(error, 128 + error.signal_number)
+    except loop.NonFiniteError as error:
+        cli.end(error, 1)
+    if speaks and result:
+        print(summary.format_summary(result, workdir))

@@ -1,0 +1,263 @@
+"""Configuration and data to the functions that a loop calls."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dal_jax import data, losses, models
+from dal_jax.config import LossConfig, TrainConfig
+from dal_jax.data import augment
+from dal_jax.data.statistics import image_statistics
+from dal_jax.errors import InputError, unknown_name
+from dal_jax.seeds import jax_key
+from dal_jax.training import optimizer as optimizers
+from dal_jax.training import step as steps
+from dal_jax.training.feed import (
+    Runner,
+    epoch_order,
+    make_runner,
+    place_images,
+    sequential_order,
+)
+from dal_jax.training.parallel import Pmap, ShardedJit, make_parallel
+from dal_jax.training.prepare import Prepared
+from dal_jax.training.state import EvalSums, TrainMetrics, TrainState
+
+_PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+Carry = tuple[TrainState, TrainMetrics]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A run's pure functions, bound to its devices and data.
+
+    Attributes:
+      parallel: the devices.
+      steps_per_epoch: steps in one epoch.
+      init: ``() -> state``, placed on the devices.
+      order: ``epoch -> positions [steps, batch]``.
+      run_train: runs rows of an order over ``(state, metrics)``.
+      evaluations: by name (``train``, ``validation``, ``test``), a function of the
+        state that returns the sums over that split.
+      learning_rate: as a function of the step.
+      coefficients: the loss's scheduled coefficients as a function of the step.
+    """
+
+    parallel: ShardedJit | Pmap
+    steps_per_epoch: int
+    init: Callable[[], TrainState]
+    order: Callable[[int], np.ndarray]
+    run_train: Runner
+    evaluations: dict[str, Callable[[TrainState], EvalSums]]
+    learning_rate: Callable[[Any], Any]
+    coefficients: Callable[[Any], dict[str, jax.Array]]
+
+
+def check(config: TrainConfig) -> None:
+    """Raises InputError for what is wrong with a configuration whatever the data."""
+    for name in ("num_epochs",):
+        _at_least(name, getattr(config, name), 0)
+    for name in ("batch_size", "eval_batch_size", "eval_every", "checkpoint_every"):
+        _at_least(name, getattr(config, name), 1)
+    _at_least("keep_checkpoints", config.keep_checkpoints, 1)
+    _at_least("seed", config.seed, 0)
+    if config.precision not in _PRECISIONS:
+        raise unknown_name("precision", config.precision, _PRECISIONS)
+    if config.on_nonfinite not in ("stop", "skip"):
+        raise unknown_name("on_nonfinite", config.on_nonfinite, ("stop", "skip"))
+    if config.model.name not in models.names():
+        raise unknown_name("model", config.model.name, models.names())
+    optimizers.make_learning_rate(config.optimizer, config.num_epochs, 1)
+    make_loss(config.loss, config.seed, 1, 1, 2, 1)
+
+
+def make_loss(
+    config: LossConfig,
+    seed: int,
+    num_epochs: int,
+    steps_per_epoch: int,
+    num_classes: int,
+    num_examples: int,
+) -> losses.StatefulLoss:
+    """Returns the loss that a configuration names."""
+    hyperparameters = {
+        field.name: value
+        for field in dataclasses.fields(config)
+        if field.name not in ("name", "preset", "per_epoch")
+        and (value := getattr(config, field.name)) is not None
+    }
+    accepted = losses.accepted(config.name)
+    if config.per_epoch and "steps_per_epoch" in accepted:
+        hyperparameters["steps_per_epoch"] = steps_per_epoch
+    if "seed" in accepted:
+        hyperparameters.setdefault("seed", seed)
+    return losses.make_stateful(
+        config.name,
+        total_steps=max(num_epochs * steps_per_epoch, 1),
+        num_classes=num_classes,
+        num_examples=num_examples,
+        preset=config.preset,
+        **hyperparameters,
+    )
+
+
+def build(config: TrainConfig, prepared: Prepared) -> Experiment:
+    """Returns the experiment; nothing is compiled or initialised yet.
+
+    Raises:
+      InputError: what does not fit together.
+    """
+    parallel = make_parallel(
+        config.parallel,
+        {"batch_size": config.batch_size, "eval_batch_size": config.eval_batch_size},
+        config.model_devices,
+    )
+    train = prepared.train
+    if config.batch_size > len(train):
+        raise InputError(
+            f"batch_size={config.batch_size} is larger than the training set of "
+            f"{len(train)} examples: expected at most that; lower --config.batch_size"
+        )
+    num_classes = len(prepared.class_names)
+    steps_per_epoch = -(-len(train) // config.batch_size)
+    seeds = config.seeds
+    dtype = _PRECISIONS[config.precision]
+    preprocess = augment.make_preprocess(
+        config.augmentation, *_image_statistics(config, train), dtype
+    )
+    model = models.functionalize(
+        config.model,
+        image_shape=_input_shape(config, train),
+        num_classes=num_classes,
+        dtype=dtype,
+        axis_name=parallel.axis_name,
+    )
+    learning_rate = optimizers.make_learning_rate(
+        config.optimizer, config.num_epochs, steps_per_epoch
+    )
+    optimizer = optimizers.make_optimizer(config.optimizer, learning_rate)
+    loss = make_loss(
+        config.loss,
+        _seed(config, seeds.loss),
+        config.num_epochs,
+        steps_per_epoch,
+        num_classes,
+        len(train),
+    )
+    train_step = steps.make_train_step(
+        model,
+        preprocess,
+        optimizer,
+        loss,
+        jax_key(_seed(config, seeds.augmentation), "augmentation"),
+        skip_nonfinite=config.on_nonfinite == "skip",
+        axis_name=parallel.axis_name,
+    )
+    eval_step = steps.make_eval_step(model, preprocess, axis_name=parallel.axis_name)
+
+    def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
+        state, metrics = carry
+        state, of_batch = train_step(state, batch)
+        return state, metrics.merge(of_batch)
+
+    init = steps.make_init(model, optimizer, loss)
+    init_key = jax_key(_seed(config, seeds.initialization), "initialization")
+    order_seed = _seed(config, seeds.data_order)
+    workers = config.dataset.workers
+    splits = {
+        name: (split, place_images(parallel, split.images))
+        for name, split in (
+            ("train", train),
+            ("validation", prepared.validation),
+            ("test", prepared.test),
+        )
+        if split is not None
+    }
+    return Experiment(
+        parallel=parallel,
+        steps_per_epoch=steps_per_epoch,
+        init=lambda: parallel.init_state(init, init_key),
+        order=lambda epoch: epoch_order(
+            order_seed, epoch, len(train), config.batch_size
+        ),
+        run_train=make_runner(
+            parallel,
+            splits["train"][1],
+            {"label": train.labels.astype(np.int32)},
+            accumulate,
+            donate=True,
+            workers=workers,
+        ),
+        evaluations={
+            name: _make_evaluation(
+                parallel, eval_step, split, images, config.eval_batch_size, workers
+            )
+            for name, (split, images) in splits.items()
+        },
+        learning_rate=learning_rate,
+        coefficients=loss.coefficients,
+    )
+
+
+def _make_evaluation(
+    parallel: ShardedJit | Pmap,
+    eval_step: Callable[[Any, Any, steps.Batch], EvalSums],
+    split: data.Split,
+    images: jax.Array | data.ImageSource,
+    batch_size: int,
+    workers: int,
+) -> Callable[[TrainState], EvalSums]:
+    clean = split.labels if split.clean_labels is None else split.clean_labels
+
+    def accumulate(context: Any, sums: EvalSums, batch: steps.Batch) -> EvalSums:
+        return jax.tree.map(jnp.add, sums, eval_step(*context, batch))
+
+    run = make_runner(
+        parallel,
+        images,
+        {
+            "label": split.labels.astype(np.int32),
+            "clean_label": clean.astype(np.int32),
+        },
+        accumulate,
+        workers=workers,
+    )
+    order = sequential_order(len(split), batch_size)
+
+    def evaluate(state: TrainState) -> EvalSums:
+        context = (state.params, state.model_state)
+        zero = parallel.place_data(EvalSums.zero())
+        return parallel.fetch(run(context, zero, order, 0, len(order)))
+
+    return evaluate
+
+
+def _image_statistics(
+    config: TrainConfig, train: data.Split
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    given = config.augmentation
+    if given.mean and given.std:
+        return given.mean, given.std
+    return image_statistics(train.images)
+
+
+def _input_shape(config: TrainConfig, train: data.Split) -> tuple[int, int, int]:
+    height, width, channels = train.image_shape
+    side = config.augmentation.random_resized_crop
+    return (height, width, channels) if side is None else (side, side, channels)
+
+
+def _seed(config: TrainConfig, override: int | None) -> int:
+    return config.seed if override is None else override
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise InputError(
+            f"{name}={value} is out of range: expected at least {least}; "
+            f"give another --config.{name}"
+        )

@@ -1,0 +1,290 @@
+"""The loop: prepare, go on where a run stopped, train, evaluate, record."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from dal_jax.config import TrainConfig
+from dal_jax.training import experiment as experiments
+from dal_jax.training import summary as summaries
+from dal_jax.training.checkpoint import Checkpoints
+from dal_jax.training.experiment import Carry, Experiment
+from dal_jax.training.parallel import agree, any_process, barrier, is_main_process
+from dal_jax.training.prepare import Prepared, prepare
+from dal_jax.training.state import TrainMetrics
+from dal_jax.training.workdir import Workdir
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient that is not finite: one line with where and what to do."""
+
+
+class Interrupted(RuntimeError):
+    """A run that was asked to stop, saved itself and left."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+def train_and_evaluate(
+    config: TrainConfig,
+    workdir: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+    progress: bool = False,
+    profile: bool = False,
+) -> dict[str, Any]:
+    """Trains as configured, or goes on where the same run stopped.
+
+    Args:
+      config: what to train, on what, how.
+      workdir: where ``config.json``, ``noise.npz``, ``metrics.jsonl``,
+        ``checkpoints/`` and at the end ``summary.json`` are written.
+      overwrite: remove what an earlier run left there, and start anew.
+      say: told in single lines what a person would want to know.
+      progress: show a progress bar on standard error.
+      profile: write a JAX profile of the second epoch to ``workdir/profile``.
+
+    Returns:
+      The summary, as in ``summary.json``; ``{}`` where ``num_epochs`` is 0.
+
+    Raises:
+      InputError: a wrong configuration, before anything is written.
+      NonFiniteError: the loss or its gradient was not finite.
+      Interrupted: SIGTERM or Ctrl-C; the run is saved and can go on.
+    """
+    files = Workdir(workdir)
+    experiments.check(config)
+    files.check(config, overwrite=overwrite)
+    if not overwrite and (finished := files.read_summary()) is not None:
+        say(f"already finished; nothing changed in {files.path}")
+        return finished
+    prepared = prepare(config)
+    experiment = experiments.build(config, prepared)
+    if not is_main_process():
+        if config.num_epochs == 0:
+            return {}
+        return _train(config, files, prepared, experiment, say, False, False)
+    with files.locked():
+        files.check(config, overwrite=overwrite)
+        if overwrite:
+            files.clear()
+        files.write_config(config)
+        prepared.record.save(files.noise)
+        if config.num_epochs == 0:
+            say(f"prepared, not trained: see {files.noise}")
+            return {}
+        return _train(config, files, prepared, experiment, say, progress, profile)
+
+
+def _train(
+    config: TrainConfig,
+    files: Workdir,
+    prepared: Prepared,
+    experiment: Experiment,
+    say: Callable[[str], None],
+    progress: bool,
+    profile: bool,
+) -> dict[str, Any]:
+    barrier("workdir ready")
+    best = "validation_accuracy" if "validation" in experiment.evaluations else None
+    checkpoints = Checkpoints(files.checkpoints, config.keep_checkpoints, best)
+    try:
+        with _stop_signals() as stopped:
+            run = _Run(config, files, experiment, checkpoints, stopped, say)
+            run.train(progress, profile)
+    finally:
+        checkpoints.close()
+    summary = summaries.summarize(config, prepared.record, run.entries)
+    if is_main_process():
+        files.write_summary(summary)
+    return summary
+
+
+class _Run:
+    """A run in progress: its carry, its evaluations so far, its clock."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        files: Workdir,
+        experiment: Experiment,
+        checkpoints: Checkpoints,
+        stopped: Callable[[], int],
+        say: Callable[[str], None],
+    ):
+        self._config, self._files, self._experiment = config, files, experiment
+        self._checkpoints, self._stopped, self._say = checkpoints, stopped, say
+        self._parallel = experiment.parallel
+        self._rows_a_call = 1
+        self._carry, self._step = self._start()
+        self.entries = files.read_metrics(self._step) if is_main_process() else []
+        self._earlier_seconds = (
+            self.entries[-1]["elapsed_seconds"] if self.entries else 0.0
+        )
+        self._began = time.perf_counter()
+
+    def train(self, progress: bool, profile: bool) -> None:
+        per_epoch = self._experiment.steps_per_epoch
+        epochs = range(self._step // per_epoch, self._config.num_epochs)
+        bar = tqdm(
+            initial=epochs.start,
+            total=self._config.num_epochs,
+            disable=not progress,
+            unit="epoch",
+            mininterval=0.1 if os.isatty(2) else 5.0,
+        )
+        with bar:
+            for epoch in epochs:
+                with _profiler(self._files.path / "profile", profile and epoch == 1):
+                    seconds = self._train_epoch(epoch)
+                self._finish_epoch(epoch + 1, seconds)
+                bar.update()
+                if self.entries:
+                    bar.set_postfix_str(summaries.progress_line(self.entries[-1]))
+
+    def _start(self) -> tuple[Carry, int]:
+        state = self._experiment.init()
+        fresh = (state, self._parallel.place_data(TrainMetrics.zero()))
+        stored = jax.eval_shape(self._parallel.stored_state, fresh)
+        restored = self._checkpoints.restore(
+            self._parallel.abstract_state(stored), self._say
+        )
+        if restored is None:
+            return fresh, 0
+        step, arrays = restored
+        self._say(f"going on at step {step} of {self._total_steps()}")
+        return self._parallel.place_state(arrays), step
+
+    def _train_epoch(self, epoch: int) -> float:
+        """Runs what is left of an epoch; returns the seconds it took."""
+        per_epoch = self._experiment.steps_per_epoch
+        order = self._experiment.order(epoch)
+        row = self._step - epoch * per_epoch
+        if row == 0:
+            zero = self._parallel.place_data(TrainMetrics.zero())
+            self._carry = (self._carry[0], zero)
+        began = time.perf_counter()
+        while row < per_epoch:
+            last = min(row + self._rows_a_call, per_epoch)
+            call_began = time.perf_counter()
+            self._carry = self._experiment.run_train(
+                (), self._carry, order, row, last
+            )
+            self._step += last - row
+            self._check_finite()
+            if time.perf_counter() - call_began < _CALL_SECONDS:
+                self._rows_a_call = agree(2 * self._rows_a_call)
+            row = last
+            if any_process(bool(self._stopped())):
+                self._save()
+                raise Interrupted(
+                    f"stopped at step {self._step} of {self._total_steps()} and saved; "
+                    "the same command goes on from here",
+                    self._stopped() or signal.SIGTERM,
+                )
+        return time.perf_counter() - began
+
+    def _finish_epoch(self, epoch: int, seconds: float) -> None:
+        config = self._config
+        last = epoch == config.num_epochs
+        evaluated = last or epoch % config.eval_every == 0
+        if evaluated:
+            entry = self._evaluate(epoch, seconds)
+            self.entries.append(entry)
+            if is_main_process():
+                self._files.append_metrics(entry)
+        if last or epoch % config.checkpoint_every == 0:
+            self._save(self.entries[-1] if evaluated else None)
+
+    def _evaluate(self, epoch: int, seconds: float) -> dict[str, Any]:
+        state, metrics = self._carry[0], self._parallel.fetch(self._carry[1])
+        sums = {name: f(state) for name, f in self._experiment.evaluations.items()}
+        # The coefficients and the rate of the epoch's last step.
+        coefficients = self._experiment.coefficients(self._step - 1)
+        examples = self._experiment.steps_per_epoch * self._config.batch_size
+        now = time.perf_counter()
+        return {
+            "epoch": epoch,
+            "step": self._step,
+            "learning_rate": float(self._experiment.learning_rate(self._step - 1)),
+            **{name: float(value) for name, value in coefficients.items()},
+            "train_loss": float(metrics.loss_sum / max(metrics.count, 1)),
+            "skipped_steps": int(metrics.nonfinite_steps),
+            **summaries.accuracies(sums),
+            "images_per_second": round(examples / seconds, 1),
+            "elapsed_seconds": round(self._earlier_seconds + now - self._began, 3),
+        }
+
+    def _check_finite(self) -> None:
+        metrics = self._parallel.fetch(self._carry[1])
+        if self._config.on_nonfinite == "skip" or not metrics.nonfinite_steps:
+            return
+        name = self._config.loss.name
+        raise NonFiniteError(
+            f"the loss {name!r} or its gradient is not finite at step "
+            f"{int(metrics.first_nonfinite_step)}; logits of this epoch within "
+            f"[{float(metrics.logits_min):.3g}, {float(metrics.logits_max):.3g}]; "
+            "lower --config.optimizer.learning_rate, set "
+            "--config.optimizer.clip_norm=5, or --config.on_nonfinite=skip"
+        )
+
+    def _save(self, entry: dict[str, Any] | None = None) -> None:
+        numbers = {
+            name: value
+            for name, value in (entry or {}).items()
+            if name == "validation_accuracy"
+        }
+        stored = self._parallel.stored_state(self._carry)
+        self._checkpoints.save(self._step, stored, numbers or None)
+
+    def _total_steps(self) -> int:
+        return self._config.num_epochs * self._experiment.steps_per_epoch
+
+
+# Long enough that the host's part is nothing, short enough to answer Ctrl-C.
+_CALL_SECONDS = 1.0
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], int]]:
+    """Within it SIGTERM and Ctrl-C only set a number, 0 until then.
+
+    A second one is taken as before, so that an impatient person can leave at once.
+    """
+    received = np.zeros((), np.int32)
+    previous = {}
+
+    def receive(number: int, frame: Any) -> None:
+        received[...] = number
+        signal.signal(number, previous[number])
+
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous[number] = signal.signal(number, receive)
+    except ValueError:
+        pass  # not the main thread: whoever owns it handles signals
+    try:
+        yield lambda: int(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _profiler(directory: Path, enabled: bool) -> Iterator[None]:
+    if not enabled:
+        yield
+        return
+    with jax.profiler.trace(str(directory)):
+        yield

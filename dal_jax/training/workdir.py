@@ -1,0 +1,156 @@
+"""A run's directory: one run at a time, one configuration, nothing lost or mixed."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dal_jax.config import TrainConfig
+from dal_jax.errors import InputError
+
+_FILES = ("config.json", "noise.npz", "metrics.jsonl", "summary.json", "report.html")
+_DIRECTORIES = ("checkpoints", "damaged_checkpoints", "profile")
+
+
+class Workdir:
+    """The files of one run.
+
+    ``config.json``, ``noise.npz``, ``metrics.jsonl`` (one JSON object an evaluation),
+    ``summary.json`` once the run has finished, and ``checkpoints``.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path).absolute()
+        self.checkpoints = self.path / "checkpoints"
+        self.noise = self.path / "noise.npz"
+
+    def check(self, config: TrainConfig, *, overwrite: bool) -> None:
+        """Raises InputError where a run with this configuration must not go here."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(
+                f"workdir {self.path} is a file: expected a directory; "
+                "give another --workdir"
+            )
+        if overwrite or not self.path.exists():
+            return
+        stored_file = self.path / "config.json"
+        if not stored_file.exists():
+            strangers = [p.name for p in self.path.iterdir() if p.name != ".lock"]
+            if strangers:
+                raise InputError(
+                    f"workdir {self.path} holds no run but other files "
+                    f"({', '.join(sorted(strangers)[:3])}): expected an empty or new "
+                    "directory; give another --workdir, or --overwrite to use this one"
+                )
+            return
+        differing = _differences(_read_json(stored_file), _plain(config))
+        if differing:
+            raise InputError(
+                f"workdir {self.path} holds a run with another configuration "
+                f"({', '.join(differing)}): expected the same one to go on; "
+                "give another --workdir, or --overwrite to start anew"
+            )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the directory for this process; the kernel lets go if it dies."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(
+                    f"workdir {self.path} is in use by another run: expected to be "
+                    "alone; wait for it to end or give another --workdir"
+                ) from None
+            yield
+
+    def clear(self) -> None:
+        """Removes what a run writes, and nothing else."""
+        for name in _FILES:
+            (self.path / name).unlink(missing_ok=True)
+        for name in _DIRECTORIES:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Writes ``config.json``."""
+        _write_json(self.path / "config.json", _plain(config))
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """Returns ``summary.json``, or None for a run that has not finished."""
+        path = self.path / "summary.json"
+        return _read_json(path) if path.exists() else None
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Writes ``summary.json``."""
+        _write_json(self.path / "summary.json", summary)
+
+    def read_metrics(self, last_step: int) -> list[dict[str, Any]]:
+        """Returns the evaluations up to a step and removes later or torn ones.
+
+        A killed run may have written lines that its newest checkpoint does not know;
+        the run that goes on from there writes them again.
+        """
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = []
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                break  # torn by a kill or a full disk
+            if entry["step"] <= last_step:
+                kept.append(entry)
+        _write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        return kept
+
+    def append_metrics(self, entry: dict[str, Any]) -> None:
+        """Adds one evaluation, on disk when this returns."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            difference
+            for key in sorted(old.keys() | new.keys())
+            for difference in _differences(
+                old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key
+            )
+        ]
+    return [] if old == new else [f"{prefix} was {old!r}, now {new!r}"]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError:
+        raise InputError(
+            f"{path} is damaged: expected JSON; restore it, or --overwrite to start anew"
+        ) from None
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    _write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    # Written aside and moved: a reader, or a kill, meets the old file or the new one.
+    aside = path.with_name(path.name + ".writing")
+    with aside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
