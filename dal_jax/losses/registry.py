@@ -6,9 +6,10 @@ where=None)`` in a module of this package and put one line into a table below:
 - ``FUNCTIONS`` for such a function. Its keyword arguments are its hyper-parameters;
   any of them may be given as an optax schedule, and is then evaluated at each step.
   ``num_classes`` is passed where the function has a keyword of that name.
-- ``FACTORIES`` for a loss that depends on the step by itself, or draws random numbers:
-  ``factory(*, hyper=default, ...) -> loss(logits, labels, step)``. ``total_steps`` and
-  ``num_classes`` are passed where the factory has keywords of these names.
+- ``FACTORIES`` for a loss that depends on the step by itself, draws random numbers or
+  has coefficients to report: ``factory(*, hyper=default, ...) -> PureLoss``.
+  ``total_steps`` and ``num_classes`` are passed where the factory has keywords of
+  these names.
 - ``STATEFUL`` for a loss with a memory of every example: the same, with a
   ``num_examples`` keyword, and returning a :class:`StatefulLoss`.
 
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from dal_jax.errors import InputError, unknown_name
 from dal_jax.losses import dal
@@ -27,6 +29,12 @@ from dal_jax.losses.presets import preset_values
 from dal_jax.schedules import CIFAR_EPOCH, CIFAR_STEPS, dal_schedule
 
 Loss = Callable[[jax.Array, jax.Array, jax.typing.ArrayLike], jax.Array]
+Coefficients = Callable[[jax.typing.ArrayLike], dict[str, jax.Array]]
+
+
+def _no_coefficients(step: jax.typing.ArrayLike) -> dict[str, jax.Array]:
+    del step
+    return {}
 
 
 class StatefulLoss(NamedTuple):
@@ -36,10 +44,20 @@ class StatefulLoss(NamedTuple):
       init: ``init() -> memory``, a pytree; ``()`` for a loss without one.
       apply: ``apply(logits, labels, step, memory, index) -> (loss, memory)``, pure;
         ``index`` ``[...]`` holds the examples' places in the training set.
+      coefficients: ``coefficients(step) -> dict`` of what moves, or what a report
+        wants to compare with it, by name; ``{}`` for most losses.
     """
 
     init: Callable[[], Any]
     apply: Callable[..., tuple[jax.Array, Any]]
+    coefficients: Coefficients = _no_coefficients
+
+
+class PureLoss(NamedTuple):
+    """A loss without memory, and the coefficients that it reports."""
+
+    apply: Loss
+    coefficients: Coefficients = _no_coefficients
 
 
 def _dal(
@@ -49,28 +67,38 @@ def _dal(
     q_end: jax.typing.ArrayLike = 1.5,
     steps_per_epoch: int | None = None,
     bootstrap: str = "soft",
-) -> Loss:
+) -> PureLoss:
     if total_steps is None:
         total_steps, steps_per_epoch = CIFAR_STEPS, steps_per_epoch or CIFAR_EPOCH
     schedule = dal_schedule(
         total_steps, q_start=q_start, q_end=q_end, steps_per_epoch=steps_per_epoch
     )
 
-    def loss(logits, labels, step):
+    def apply(logits, labels, step):
         return dal.dal_loss(
             logits, labels, step, schedule=schedule, bootstrap=bootstrap
         )
 
-    return loss
+    return PureLoss(apply, lambda step: schedule(step)._asdict())
+
+
+def _gce(*, q: Any = 0.7) -> PureLoss:
+    def apply(logits, labels, step):
+        return dal.gce(logits, labels, q=_at(step, q))
+
+    def coefficients(step):
+        return {"q": jnp.asarray(_at(step, q)), "bootstrap_weight": jnp.zeros(())}
+
+    return PureLoss(apply, coefficients)
 
 
 FUNCTIONS: dict[str, Callable[..., jax.Array]] = {
     "ce": dal.ce,
-    "gce": dal.gce,
     "mae": dal.mae,
 }
-FACTORIES: dict[str, Callable[..., Loss]] = {
+FACTORIES: dict[str, Callable[..., PureLoss]] = {
     "dal": _dal,
+    "gce": _gce,
 }
 STATEFUL: dict[str, Callable[..., StatefulLoss]] = {}
 
@@ -149,17 +177,7 @@ def make(
             f"loss {name!r} remembers every example, which make cannot pass on: "
             "use make_stateful"
         )
-    given = _checked(name, preset, hyperparameters)
-    given |= _wanted(name, total_steps=total_steps, num_classes=num_classes)
-    if name in FACTORIES:
-        return FACTORIES[name](**given)
-    function = FUNCTIONS[name]
-
-    def loss(logits, labels, step):
-        at_step = {k: v(step) if callable(v) else v for k, v in given.items()}
-        return function(logits, labels, **at_step)
-
-    return loss
+    return _make_pure(name, preset, hyperparameters, total_steps, num_classes).apply
 
 
 def make_stateful(
@@ -194,8 +212,8 @@ def make_stateful(
       >>> logits, labels = jnp.zeros((2, 4)), jnp.array([0, 1])
       >>> index = jnp.array([7, 3])
       >>> value, memory = loss.apply(logits, labels, 0, loss.init(), index)
-      >>> print(value, memory)
-      [0.75 0.75] ()
+      >>> print(value, memory, loss.coefficients(0))
+      [0.75 0.75] () {}
     """
     if name in STATEFUL:
         given = _checked(name, preset, hyperparameters)
@@ -206,19 +224,37 @@ def make_stateful(
             num_examples=num_examples,
         )
         return STATEFUL[name](**given)
-    pure = make(
-        name,
-        total_steps=total_steps,
-        num_classes=num_classes,
-        preset=preset,
-        **hyperparameters,
-    )
+    pure = _make_pure(name, preset, hyperparameters, total_steps, num_classes)
 
     def apply(logits, labels, step, memory, index):
         del index
-        return pure(logits, labels, step), memory
+        return pure.apply(logits, labels, step), memory
 
-    return StatefulLoss(init=lambda: (), apply=apply)
+    return StatefulLoss(lambda: (), apply, pure.coefficients)
+
+
+def _make_pure(
+    name: str,
+    preset: str | None,
+    hyperparameters: dict[str, Any],
+    total_steps: int | None,
+    num_classes: int | None,
+) -> PureLoss:
+    given = _checked(name, preset, hyperparameters)
+    given |= _wanted(name, total_steps=total_steps, num_classes=num_classes)
+    if name in FACTORIES:
+        return FACTORIES[name](**given)
+    function = FUNCTIONS[name]
+
+    def apply(logits, labels, step):
+        at_step = {k: _at(step, v) for k, v in given.items()}
+        return function(logits, labels, **at_step)
+
+    return PureLoss(apply)
+
+
+def _at(step: jax.typing.ArrayLike, value: Any) -> Any:
+    return value(step) if callable(value) else value
 
 
 def _keywords(name: str) -> tuple[str, ...]:
