@@ -4,6 +4,7 @@ A class map is an integer array of length ``num_classes``; a class that maps to
 itself is never flipped.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -94,16 +95,18 @@ def class_map_for(dataset: str) -> str | None:
     """Returns the name of the class map made for a data set, if there is one.
 
     Args:
-      dataset: ``"digits"`` or a tensorflow-datasets name, with or without version.
+      dataset: ``"digits"`` or a tensorflow-datasets name such as ``"tfds/cifar10"``,
+        with or without the prefix and a version.
 
     Returns:
       A key of :data:`CLASS_MAPS`, or ``None``.
 
     Example:
-      >>> class_map_for("mnist:3.0.1"), class_map_for("food101")
+      >>> class_map_for("tfds/mnist:3.0.1"), class_map_for("tfds/food101")
       ('digits', None)
     """
-    return _MAP_OF_DATASET.get(dataset.split(":")[0].split("/")[0])
+    name = dataset.removeprefix("tfds/").split(":")[0]
+    return _MAP_OF_DATASET.get(name)
 
 
 def resolve(
@@ -113,7 +116,8 @@ def resolve(
     """Returns a class map, given by name or as an array, after checking its size.
 
     Args:
-      class_map: a key of :data:`CLASS_MAPS`, or ``[num_classes]`` integers.
+      class_map: a key of :data:`CLASS_MAPS`, or ``[num_classes]`` integers, which may
+        be written as one string, ``"1,0,2"``.
       num_classes: of the data set; default: as many as the map has.
 
     Returns:
@@ -126,15 +130,19 @@ def resolve(
     Example:
       >>> resolve("digits", 10).tolist()
       [0, 1, 7, 8, 4, 6, 5, 1, 8, 9]
+      >>> resolve("0,0", 2).tolist()
+      [0, 0]
     """
     if class_map is None:
         fitting = [name for name, m in CLASS_MAPS.items() if len(m) == num_classes]
         known = f"one of {', '.join(fitting)}, or " if fitting else ""
         raise InputError(
             "asymmetric noise needs a class map (config.noise.class_map): give "
-            f"{known}the target of each class"
+            f"{known}the index of each class's target, as in 1,0,2"
         )
     what = "the class map"
+    if isinstance(class_map, str) and re.fullmatch(r"[\d, ]*\d[\d, ]*", class_map):
+        class_map = [int(target) for target in class_map.replace(",", " ").split()]
     if isinstance(class_map, str):
         if class_map not in CLASS_MAPS:
             raise unknown_name("class map", class_map, CLASS_MAPS)

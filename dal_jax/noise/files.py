@@ -75,11 +75,13 @@ def aligned(
     num_classes: int,
     *,
     source_size: int | None = None,
+    index_is_original: bool = True,
     clean_labels: np.ndarray | None = None,
 ) -> np.ndarray:
     """Returns the label in a file of each example used, or refuses.
 
-    - ``.npz`` (a noise record): matched by the indices stored with it.
+    - ``.npz`` (a noise record): matched by the indices stored with it. Its clean
+      labels must be those of the data, where both are known.
     - ``.npy`` with as many labels as the whole source: taken at each example's
       original index.
     - ``.npy`` with as many labels as examples are used: taken in the order of the
@@ -94,6 +96,9 @@ def aligned(
       index: ``[N]`` int64, each example's original index.
       num_classes: labels are in ``[0, num_classes)``.
       source_size: the number of examples in the whole source; default: ``N``.
+      index_is_original: false where the source records no original order and
+        ``index`` is a position in storage: no ``.npy`` is taken then, and an ``.npz``
+        only if its clean labels are the data's.
       clean_labels: ``[N]`` integers, where known.
 
     Returns:
@@ -103,7 +108,12 @@ def aligned(
       InputError: the file is not readable, does not fit, or its order is not known.
     """
     if Path(path).suffix == ".npz":
-        return _from_record(path, index, num_classes, clean_labels)
+        return _from_record(path, index, num_classes, index_is_original, clean_labels)
+    if not index_is_original:
+        raise InputError(
+            f"{path} cannot be aligned: the data set does not say which example was "
+            "which in the original order; give a noise.npz made from this data set"
+        )
     labels = check_labels(read_array(path), num_classes, what=str(path))
     used, whole = len(index), source_size or len(index)
     if len(labels) == whole and index.max() < whole:
@@ -128,6 +138,7 @@ def _from_record(
     path: str | os.PathLike[str],
     index: np.ndarray,
     num_classes: int,
+    index_is_original: bool,
     clean_labels: np.ndarray | None,
 ) -> np.ndarray:
     record = NoiseRecord.load(path)
@@ -151,6 +162,11 @@ def _from_record(
                 f"{path} was made for other data: its clean labels differ from the "
                 f"data set's for {wrong} of {len(index)} examples"
             )
+    elif not index_is_original:
+        raise InputError(
+            f"{path} cannot be aligned: the data set records no original order, and "
+            "there are no clean labels to compare; use images with a recorded order"
+        )
     return labels[positions]
 
 

@@ -48,6 +48,7 @@ def apply(
     clean_labels: np.ndarray | None = None,
     index: np.ndarray | None = None,
     source_size: int | None = None,
+    index_is_original: bool = True,
     images: Any = None,
     path: str | os.PathLike[str] | None = None,
     class_map: str | Sequence[int] | np.ndarray | None = None,
@@ -68,6 +69,8 @@ def apply(
         its position. It decides which random numbers, and which line of a file,
         belong to an example.
       source_size: the number of examples in the whole source; default: ``N``.
+      index_is_original: false where the source records no original order; label
+        files are refused then.
       images: kind ``instance``: uint8 ``[N, H, W, C]``, or a source of such images.
       path: kind ``file``: labels as ``.npy`` or a ``noise.npz``; kind
         ``transition_matrix``: the matrix as ``.npy``, or a ``noise.npz``'s own.
@@ -116,6 +119,7 @@ def apply(
             index,
             num_classes,
             source_size=source_size,
+            index_is_original=index_is_original,
             clean_labels=clean_labels,
         )
     elif kind == "instance":

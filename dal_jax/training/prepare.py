@@ -6,8 +6,6 @@ validation split is taken: what validates a model has noisy labels too.
 
 import dataclasses
 
-import numpy as np
-
 from dal_jax import data, noise
 from dal_jax.errors import InputError
 from dal_jax.config import TrainConfig
@@ -40,6 +38,12 @@ def prepare(config: TrainConfig) -> Prepared:
     """
     dataset = data.load(config.dataset)
     pool = dataset.train
+    if config.noise.kind == "file" and not pool.index_is_original:
+        raise InputError(
+            f"dataset {dataset.name!r} does not record its original order: expected an "
+            "index of each example to align the label file by; use a data set with "
+            "ids, or put its labels into a list (dataset.name=list)"
+        )
     record = noise.apply(
         config.noise.kind,
         pool.labels,
@@ -48,19 +52,16 @@ def prepare(config: TrainConfig) -> Prepared:
         seed=config.seed if config.noise.seed is None else config.noise.seed,
         clean_labels=pool.clean_labels,
         index=pool.index,
+        source_size=pool.source_size or None,
         images=pool.images if config.noise.kind == "instance" else None,
         path=config.noise.path,
-        class_map=config.noise.class_map,
+        class_map=config.noise.class_map or noise.class_map_for(dataset.name),
         pixel_scaling=config.noise.pixel_scaling,
     )
     noisy = dataclasses.replace(pool, labels=record.noisy_labels)
-    held_out = data.validation_positions(len(pool), config.dataset.validation_fraction)
-    kept = np.setdiff1d(np.arange(len(pool)), held_out)
-    if not len(kept):
-        raise InputError(
-            f"dataset.validation_fraction={config.dataset.validation_fraction} leaves "
-            "no training example: expected less than 1; lower it"
-        )
+    kept, held_out = data.validation_split(
+        len(pool), config.dataset.validation_fraction
+    )
     return Prepared(
         class_names=dataset.class_names,
         train=noisy.take(kept) if len(held_out) else noisy,

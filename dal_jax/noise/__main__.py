@@ -1,0 +1,85 @@
+"""Fixes the noisy labels of a study once, without training.
+
+    python -m dal_jax.noise --out=DIR [--config=configs/digits.py]
+                            [--config.noise.FIELD=VALUE ...] [--overwrite]
+
+Writes DIR/noise.npz and a picture, DIR/transition_matrix.png. Train on these labels
+with --config.noise.kind=file --config.noise.path=DIR/noise.npz.
+"""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+from absl import flags
+
+from dal_jax import cli
+from dal_jax.config import TrainConfig
+from dal_jax.errors import InputError
+from dal_jax.noise.picture import save_picture
+from dal_jax.noise.record import NoiseRecord
+
+
+def main() -> None:
+    """Runs the command with the process's command line."""
+    cli.quiet()
+    cli.run_command(_write, _define_flags, description=__doc__ or "")
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("out", None, "Directory to write to.", flag_values=values)
+    flags.DEFINE_bool(
+        "overwrite", False, "Replace the noise in --out.", flag_values=values
+    )
+
+
+def _write(config: TrainConfig, values: flags.FlagValues) -> None:
+    from dal_jax.training.prepare import prepare
+
+    if not values.out:
+        raise InputError("nowhere to write to: expected --out=DIR")
+    out = Path(values.out)
+    labels, picture = out / "noise.npz", out / "transition_matrix.png"
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out={out} is a file, expected a directory; give another")
+    there = [path.name for path in (labels, picture) if path.exists()]
+    if there and not values.overwrite:
+        raise InputError(
+            f"{out} already holds {' and '.join(there)}: give another --out, or "
+            "--overwrite to replace it"
+        )
+    # The file is to serve any validation fraction, so nothing is held out of it.
+    dataset = dataclasses.replace(config.dataset, validation_fraction=0.0)
+    prepared = prepare(dataclasses.replace(config, dataset=dataset))
+    out.mkdir(parents=True, exist_ok=True)
+    prepared.record.save(labels)
+    print(describe(prepared.record))
+    missing = _why_no_picture(prepared.record)
+    if missing is None:
+        save_picture(prepared.record, picture, prepared.class_names)
+        print(f"wrote {labels} and {picture}")
+    else:
+        # An older picture would not be of these labels.
+        picture.unlink(missing_ok=True)
+        print(f"wrote {labels}, and no picture: {missing}")
+
+
+def _why_no_picture(record: NoiseRecord) -> str | None:
+    if record.clean_labels is None:
+        return "the clean labels are not known"
+    if importlib.util.find_spec("matplotlib") is None:
+        return "matplotlib is not installed (pip install 'dal_jax[data]')"
+    return None
+
+
+def describe(record: NoiseRecord) -> str:
+    """Returns one line on how many labels are wrong."""
+    examples = f"{len(record.noisy_labels)} labels, noise {record.kind}"
+    if record.clean_labels is None:
+        return f"{examples}: nobody knows how many are wrong, there are no clean labels"
+    wrong = int((record.noisy_labels != record.clean_labels).sum())
+    return f"{examples}: {wrong} are wrong, {100 * record.realised_rate:.3f} %"
+
+
+if __name__ == "__main__":
+    main()

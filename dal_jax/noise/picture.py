@@ -1,0 +1,76 @@
+"""The picture of a transition matrix."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dal_jax.noise.record import NoiseRecord
+
+# Beyond so many classes their names and shares would be too small to read.
+_MOST_NAMES = 100
+_MOST_NUMBERS = 20
+
+
+def title(record: NoiseRecord) -> str:
+    """Returns the picture's title: the kind, the realised and the nominal rate.
+
+    Args:
+      record: whose clean labels are known.
+
+    Returns:
+      One line.
+
+    Example:
+      >>> labels, clean = np.array([0, 1]), np.array([0, 0])
+      >>> title(NoiseRecord.count(labels, clean, np.arange(2), num_classes=2,
+      ...                         nominal_rate=0.4, kind="symmetric", options={}))
+      'symmetric noise: 50.0 % of the labels are wrong (nominal rate 40 %)'
+    """
+    line = f"{record.kind} noise: {100 * record.realised_rate:.1f} % of the labels are"
+    nominal = record.nominal_rate
+    known = "" if math.isnan(nominal) else f" (nominal rate {100 * nominal:g} %)"
+    return f"{line} wrong{known}"
+
+
+def save_picture(
+    record: NoiseRecord, path: str | os.PathLike[str], class_names: Sequence[str]
+) -> None:
+    """Draws the transition matrix as counted.
+
+    Args:
+      record: whose clean labels are known.
+      path: of the ``.png``; it is whole or not there at all.
+      class_names: ``[num_classes]``, along both axes.
+    """
+    # Without pyplot there is no global state and no display to look for.
+    from matplotlib.figure import Figure
+
+    num_classes = record.num_classes
+    side = min(4 + 0.35 * num_classes, 20)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(record.transition_matrix, vmin=0, vmax=1, cmap="Blues")
+    axes.set_title(title(record))
+    axes.set_xlabel("noisy label")
+    axes.set_ylabel("clean label")
+    if num_classes <= _MOST_NAMES:
+        size = 10 if num_classes <= _MOST_NUMBERS else 6
+        ticks = np.arange(num_classes)
+        axes.set_xticks(ticks, class_names, rotation=90, fontsize=size)
+        axes.set_yticks(ticks, class_names, fontsize=size)
+    if num_classes <= _MOST_NUMBERS:
+        for (row, column), share in np.ndenumerate(record.transition_matrix):
+            if share > 0:
+                color = "white" if share > 0.5 else "black"
+                text = f"{share:.2f}".lstrip("0")
+                axes.text(column, row, text, ha="center", va="center", color=color)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the clean class")
+    partial = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+    try:
+        figure.savefig(partial, format="png", dpi=100)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
