@@ -2,5 +2,6 @@
 
 from dal_jax.data.loading import load, names
 from dal_jax.data.split import Dataset, ImageSource, Split
+from dal_jax.data.subsets import validation_split
 
-__all__ = ["Dataset", "ImageSource", "Split", "load", "names"]
+__all__ = ["Dataset", "ImageSource", "Split", "load", "names", "validation_split"]

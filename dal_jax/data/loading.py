@@ -1,14 +1,67 @@
-"""From a :class:`DatasetConfig` to a data set: the one door to every source."""
+"""From a :class:`DatasetConfig` to a data set: the one door to every source.
 
+A source lists its examples; what is left out, whether images live in memory, and the
+cache are the same for all of them and decided here.
+"""
+
+import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from dal_jax.data import digits
-from dal_jax.data.split import Dataset
-from dal_jax.errors import unknown_name
-from dal_jax.training.config import DatasetConfig
+import numpy as np
 
-_SOURCES: dict[str, Callable[[DatasetConfig], Dataset]] = {
+from dal_jax.data import arrays, cache, digits, folder, listing, tfds
+from dal_jax.data.images import ArrayImages
+from dal_jax.data.materialize import materialize
+from dal_jax.data.split import Dataset, Split
+from dal_jax.data.subsets import first_classes, fixed_subset
+from dal_jax.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from dal_jax.training.config import DatasetConfig
+
+
+def _load_tfds(config: "DatasetConfig") -> Dataset:
+    return tfds.load(
+        config.tfds_name,
+        data_dir=config.data_dir,
+        train_split=config.train_split,
+        test_split=config.test_split,
+        cache_dir=cache.directory(config.cache_dir),
+        channels=config.channels,
+        image_size=config.image_size,
+    )
+
+
+def _load_list(config: "DatasetConfig") -> Dataset:
+    return listing.load(
+        config.train_path,
+        config.test_path,
+        data_dir=config.data_dir,
+        label_column=config.label_column,
+        clean_label_column=config.clean_label_column,
+        channels=config.channels,
+        image_size=config.image_size,
+    )
+
+
+_SOURCES: dict[str, Callable[["DatasetConfig"], Dataset]] = {
     "digits": lambda config: digits.load(),
+    "tfds": _load_tfds,
+    "arrays": lambda config: arrays.load(
+        config.train_path,
+        config.test_path,
+        channels=config.channels,
+        image_size=config.image_size,
+    ),
+    "folder": lambda config: folder.load(
+        config.train_path,
+        config.test_path,
+        data_dir=config.data_dir,
+        channels=config.channels,
+        image_size=config.image_size,
+    ),
+    "list": _load_list,
 }
 
 
@@ -17,24 +70,88 @@ def names() -> tuple[str, ...]:
     return tuple(_SOURCES)
 
 
-def load(config: DatasetConfig) -> Dataset:
+def load(config: "DatasetConfig") -> Dataset:
     """Returns the data set that a configuration describes.
 
     Args:
       config: the source's name and options, see ``docs/data.md``.
 
     Returns:
-      The data set, its images in memory or streamed.
+      The data set, its images in memory or streamed; every image has been seen to
+      decode. ``test`` is None where the user gave no test examples.
 
     Raises:
       InputError: if the configuration or the data cannot be used; the line says what
         is wrong, what was expected and what to do.
 
     Example:
-      >>> dataset = load(DatasetConfig(name="digits"))
+      >>> from dal_jax.training.config import DatasetConfig
+      >>> dataset = load(DatasetConfig(name="digits", train_size=100))
       >>> len(dataset.train), dataset.class_names[:3]
-      (1297, ('0', '1', '2'))
+      (100, ('0', '1', '2'))
     """
+    _check(config)
+    dataset = _SOURCES[config.name](config)
+    if config.max_classes is not None:
+        dataset = first_classes(dataset, config.max_classes)
+    train, skipped = _prepare(dataset.train, "train", config.train_size, config)
+    test = dataset.test
+    if test is not None:
+        test, more_skipped = _prepare(test, "test", config.test_size, config)
+        skipped += more_skipped
+        if test.image_shape != train.image_shape:
+            raise InputError(
+                f"test images are {_size(test)} and training images {_size(train)}: "
+                "expected the same; set dataset.image_size and dataset.channels"
+            )
+    elif config.test_size is not None:
+        raise InputError(
+            f"dataset.test_size={config.test_size} without test examples: expected "
+            "dataset.test_path; set it or leave test_size out"
+        )
+    return dataclasses.replace(dataset, train=train, test=test, skipped=skipped)
+
+
+def _prepare(
+    split: Split, label: str, size: int | None, config: "DatasetConfig"
+) -> tuple[Split, tuple[str, ...]]:
+    if size is not None:
+        split = fixed_subset(split, size, f"{label}_size")
+    changed = config.image_size is not None or config.channels is not None
+    if isinstance(split.images, np.ndarray) and changed:
+        pixels = split.images
+        channels = config.channels or pixels.shape[-1]
+        images = ArrayImages(channels, config.image_size, pixels)
+        split = dataclasses.replace(split, images=images)
+    return materialize(
+        split,
+        label,
+        storage=config.storage,
+        on_unreadable=config.on_unreadable,
+        cache_dir=cache.directory(config.cache_dir),
+    )
+
+
+def _check(config: "DatasetConfig"):
     if config.name not in _SOURCES:
         raise unknown_name("dataset", config.name, names())
-    return _SOURCES[config.name](config)
+    for field, known in (
+        ("storage", ("auto", "memory", "stream")),
+        ("on_unreadable", ("stop", "skip")),
+        ("channels", (None, 1, 3)),
+    ):
+        value = getattr(config, field)
+        if value not in known:
+            raise InputError(
+                f"dataset.{field}={value}: expected "
+                f"{' or '.join(str(x) for x in known if x is not None)}"
+            )
+    if config.image_size is not None and config.image_size < 1:
+        raise InputError(f"dataset.image_size={config.image_size}: expected at least 1")
+    if config.workers < 0:
+        raise InputError(f"dataset.workers={config.workers}: expected 0 or more")
+
+
+def _size(split: Split) -> str:
+    height, width, channels = split.image_shape
+    return f"{width} x {height} pixels with {channels} channel{'s' * (channels > 1)}"

@@ -22,7 +22,9 @@ class ImageSource(Protocol):
     """
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """The shape ``(H, W, C)`` of one image."""
+        ...
 
     def __len__(self) -> int: ...
 

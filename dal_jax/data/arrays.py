@@ -1,0 +1,179 @@
+"""Images and labels that are numpy arrays already.
+
+``.npz``: one file with ``images``, ``labels`` and, where known, ``clean_labels`` and
+``class_names``. ``.npy``: the file of the images, with ``images`` in its name; the
+others lie beside it with that word replaced (``train_images.npy``,
+``train_labels.npy``, ``train_clean_labels.npy``, ``train_class_names.npy``). Nothing
+is ever unpickled.
+"""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from dal_jax.data.images import ArrayImages, with_channel_axis
+from dal_jax.data.split import Dataset, Split
+from dal_jax.errors import InputError
+
+_REQUIRED = ("images", "labels")
+_OPTIONAL = ("clean_labels", "class_names")
+
+
+def load(
+    train_path: str | None,
+    test_path: str | None,
+    *,
+    channels: int | None = None,
+    image_size: int | None = None,
+) -> Dataset:
+    """Returns a data set of two array files.
+
+    Args:
+      train_path: ``.npz``, or the ``.npy`` of the images: uint8 ``[N, H, W]`` or
+        ``[N, H, W, C]`` with C 1 or 3; labels are integers ``[N]``.
+      test_path: likewise; None for no test split.
+      channels: 1 or 3; None keeps those of the arrays.
+      image_size: see :func:`dal_jax.data.decode.decode`.
+
+    Returns:
+      The data set. Clean labels are the arrays' ``clean_labels``, or unknown. Without
+      ``class_names`` a class is named by its number, and the largest label given in
+      training says how many there are.
+
+    Raises:
+      InputError: if a file is missing, is no array file, or its arrays do not fit.
+    """
+    if train_path is None:
+        raise InputError(
+            "dataset.name=arrays needs dataset.train_path, an .npz with images and "
+            "labels, or an .npy of images"
+        )
+    train = _read(Path(train_path).expanduser())
+    class_names = _class_names(train, train_path)
+    test = None
+    if test_path is not None:
+        test_arrays = _read(Path(test_path).expanduser())
+        test = _split(test_arrays, test_path, len(class_names), channels, image_size)
+    return Dataset(
+        name="arrays",
+        train=_split(train, train_path, len(class_names), channels, image_size),
+        test=test,
+        class_names=class_names,
+    )
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise InputError(f"no file {path}: expected an .npz or .npy; check the path")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                known = [k for k in archive.files if k in _REQUIRED + _OPTIONAL]
+                arrays = {key: archive[key] for key in known}
+            there = archive.files
+        elif path.suffix == ".npy" and "images" in path.name:
+            paths = {
+                key: path.with_name(path.name.replace("images", key))
+                for key in _REQUIRED + _OPTIONAL
+            }
+            arrays = {
+                key: np.load(file, mmap_mode="r", allow_pickle=False)
+                for key, file in paths.items()
+                if file.is_file()
+            }
+            there = [paths[key].name for key in arrays]
+        else:
+            raise InputError(
+                f"{path}: expected an .npz, or an .npy with 'images' in its name and "
+                "the labels beside it; rename it"
+            )
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} does not load ({error}): expected plain numpy arrays, nothing "
+            "pickled; save it again with numpy"
+        ) from None
+    for key in _REQUIRED:
+        if key not in arrays:
+            raise InputError(
+                f"{path} has no {key}, it has {', '.join(there) or 'nothing'}: "
+                f"expected {' and '.join(_REQUIRED)}; rename the array"
+            )
+    return arrays
+
+
+def _class_names(arrays: dict[str, np.ndarray], path: str) -> tuple[str, ...]:
+    if "class_names" in arrays:
+        return tuple(str(name) for name in arrays["class_names"])
+    labels = _labels(arrays, "labels", path, None)
+    largest = max(int(labels.max(initial=0)), 0)
+    if "clean_labels" in arrays:
+        clean = _labels(arrays, "clean_labels", path, None)
+        largest = max(largest, int(clean.max(initial=0)))
+    return tuple(str(label) for label in range(largest + 1))
+
+
+def _labels(
+    arrays: dict[str, np.ndarray], key: str, path: str, num_classes: int | None
+) -> np.ndarray:
+    labels = arrays[key]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{path}: {key} are {labels.dtype} {list(labels.shape)}, expected integers "
+            "[N]; convert them"
+        )
+    if len(labels) != len(arrays["images"]):
+        raise InputError(
+            f"{path}: {len(arrays['images'])} images and {len(labels)} {key}, expected "
+            "as many of each; check which belong together"
+        )
+    wrong = labels < 0
+    if num_classes is not None:
+        wrong |= labels >= num_classes
+    if wrong.any():
+        position = int(np.flatnonzero(wrong)[0])
+        bound = "at least 0" if num_classes is None else f"0 to {num_classes - 1}"
+        raise InputError(
+            f"{path}: {key}[{position}] is {labels[position]}, expected {bound}; mend "
+            "the label or name all classes in class_names"
+        )
+    return np.asarray(labels, np.int32)
+
+
+def _split(
+    arrays: dict[str, np.ndarray],
+    path: str,
+    num_classes: int,
+    channels: int | None,
+    image_size: int | None,
+) -> Split:
+    images = arrays["images"]
+    if (
+        images.dtype != np.uint8
+        or images.ndim not in (3, 4)
+        or (images.ndim == 4 and images.shape[-1] not in (1, 3))
+    ):
+        raise InputError(
+            f"{path}: images are {images.dtype} {list(images.shape)}, expected uint8 "
+            "[N, H, W] or [N, H, W, C] with C 1 or 3 and values 0 to 255; convert them"
+        )
+    if len(images) == 0:
+        raise InputError(f"{path} holds no image: expected one at least")
+    images = with_channel_axis(images)
+    clean = None
+    if "clean_labels" in arrays:
+        clean = _labels(arrays, "clean_labels", path, num_classes)
+    return Split(
+        images=ArrayImages(
+            channels=channels or images.shape[-1],
+            image_size=image_size,
+            array=images,
+            path=path if path.endswith(".npy") else None,
+        ),
+        labels=_labels(arrays, "labels", path, num_classes),
+        index=np.arange(len(images)),
+        clean_labels=clean,
+        source_size=len(images),
+    )
