@@ -111,11 +111,7 @@ def build(config: TrainConfig, prepared: Prepared) -> Experiment:
     Raises:
       InputError: what does not fit together.
     """
-    parallel = make_parallel(
-        config.parallel,
-        {"batch_size": config.batch_size, "eval_batch_size": config.eval_batch_size},
-        config.model_devices,
-    )
+    parallel = make_parallel(config.parallel, config.batch_size, config.model_devices)
     train = prepared.train
     if config.batch_size > len(train):
         raise InputError(
@@ -226,6 +222,8 @@ def _make_evaluation(
         accumulate,
         workers=workers,
     )
+    # Padding is masked, so the devices may share any number of examples.
+    batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
     order = sequential_order(len(split), batch_size)
 
     def evaluate(state: TrainState) -> EvalSums:

@@ -156,9 +156,8 @@ class _Run:
     def _start(self) -> tuple[Carry, int]:
         state = self._experiment.init()
         fresh = (state, self._parallel.place_data(TrainMetrics.zero()))
-        stored = jax.eval_shape(self._parallel.stored_state, fresh)
         restored = self._checkpoints.restore(
-            self._parallel.abstract_state(stored), self._say
+            self._parallel.abstract_stored_state(fresh), self._say
         )
         if restored is None:
             return fresh, 0
@@ -219,7 +218,7 @@ class _Run:
             "step": self._step,
             "learning_rate": float(self._experiment.learning_rate(self._step - 1)),
             **{name: float(value) for name, value in coefficients.items()},
-            "train_loss": float(metrics.loss_sum / max(metrics.count, 1)),
+            "train_loss": float(metrics.loss_sum) / max(float(metrics.count), 1.0),
             "skipped_steps": int(metrics.nonfinite_steps),
             **summaries.accuracies(sums),
             "images_per_second": round(examples / seconds, 1),

@@ -27,14 +27,13 @@ MODES = ("jit", "pmap")
 
 
 def make_parallel(
-    mode: str, batch_sizes: dict[str, int], model_devices: int = 1
+    mode: str, batch_size: int, model_devices: int = 1
 ) -> "ShardedJit | Pmap":
     """Returns the way to run on all devices of all processes.
 
     Args:
       mode: ``"jit"`` or ``"pmap"``.
-      batch_sizes: global batch sizes by the name of their configuration field; each
-        must be a multiple of the number of devices that share it.
+      batch_size: the global one, a multiple of the number of devices that share it.
       model_devices: devices that share the class axis of the last layer (``jit``).
 
     Raises:
@@ -49,13 +48,12 @@ def make_parallel(
             f"{devices} devices, and parallel=jit; set --config.model_devices=1"
         )
     sharing = devices // model_devices
-    for name, size in batch_sizes.items():
-        if size < 1 or size % sharing:
-            raise InputError(
-                f"{name}={size} cannot be shared by {sharing} devices: expected a "
-                f"positive multiple of {sharing}; set --config.{name}"
-                f"={max(1, round(size / sharing)) * sharing}"
-            )
+    if batch_size % sharing:
+        raise InputError(
+            f"batch_size={batch_size} cannot be shared by {sharing} devices: expected "
+            f"a multiple of {sharing}; set --config.batch_size"
+            f"={-(-batch_size // sharing) * sharing}"
+        )
     return Pmap() if mode == "pmap" else ShardedJit(model_devices)
 
 
@@ -75,12 +73,12 @@ class ShardedJit:
         placed = jax.tree.map(_put, tree, self._shardings(tree))
         return jax.jit(_copy, out_shardings=self._shardings(tree))(placed)
 
-    def abstract_state(self, tree: PyTree) -> PyTree:
+    def abstract_stored_state(self, state: PyTree) -> PyTree:
         """Returns shapes, dtypes and shardings of a state's stored form."""
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            tree,
-            self._shardings(tree),
+            state,
+            self._shardings(state),
         )
 
     def init_state(self, init: Callable[..., PyTree], *args: Any) -> PyTree:
@@ -150,17 +148,17 @@ class Pmap:
         self._local = jax.local_device_count()
         mesh = Mesh(np.array(jax.local_devices()), ("data",))
         self._per_device = NamedSharding(mesh, P("data"))
+        self._whole = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), P())
 
     def place_state(self, tree: PyTree) -> PyTree:
         """Puts host values on the devices, in buffers that may be donated."""
         return jax.pmap(_copy)(self.place_data(tree))
 
-    def abstract_state(self, tree: PyTree) -> PyTree:
+    def abstract_stored_state(self, state: PyTree) -> PyTree:
         """Returns shapes, dtypes and shardings of a state's stored form."""
-        mesh = Mesh(np.array(jax.devices()), ("data",))
-        whole = NamedSharding(mesh, P())
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), tree
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=self._whole),
+            state,
         )
 
     def init_state(self, init: Callable[..., PyTree], *args: Any) -> PyTree:
@@ -169,9 +167,7 @@ class Pmap:
 
     def stored_state(self, state: PyTree) -> PyTree:
         """Returns a state in the form that is checkpointed: one copy of each array."""
-        mesh = Mesh(np.array(jax.devices()), ("data",))
-        whole = NamedSharding(mesh, P())
-        return jax.tree.map(lambda x: _put(x, whole), self.fetch(state))
+        return jax.tree.map(lambda x: _put(x, self._whole), self.fetch(state))
 
     def place_data(self, tree: PyTree) -> PyTree:
         """Puts host arrays on every device."""

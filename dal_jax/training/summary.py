@@ -113,7 +113,7 @@ def _percent(share: float | None) -> str:
 
 
 def _share(part: Any, whole: Any) -> float | None:
-    return float(part / whole) if whole else None
+    return float(part) / float(whole) if whole else None
 
 
 def _number(value: float) -> float | None:
