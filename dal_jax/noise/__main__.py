@@ -51,8 +51,11 @@ def _write(config: TrainConfig, values: flags.FlagValues) -> None:
     # The file is to serve any validation fraction, so nothing is held out of it.
     dataset = dataclasses.replace(config.dataset, validation_fraction=0.0)
     prepared = prepare(dataclasses.replace(config, dataset=dataset))
-    out.mkdir(parents=True, exist_ok=True)
-    prepared.record.save(labels)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        prepared.record.save(labels)
+    except OSError as error:
+        raise InputError(f"cannot write {labels}: {error.strerror}") from None
     print(describe(prepared.record))
     missing = _why_no_picture(prepared.record)
     if missing is None:

@@ -6,21 +6,20 @@ labels that it has to resemble.
 """
 
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from dal_jax.errors import InputError
 from dal_jax.noise.checks import check_labels
-from dal_jax.noise.record import NoiseRecord, read_npz
+from dal_jax.noise.record import NoiseRecord, read_npz, read_numpy
 
 # Standard deviations above chance below which labels count as unrelated.
 _EVIDENCE = 4.0
 
 
 def read_array(path: str | os.PathLike[str]) -> np.ndarray:
-    """Returns the array of an ``.npy`` file, never unpickling anything.
+    """Returns the array of an ``.npy`` file.
 
     Args:
       path: of the file.
@@ -29,20 +28,12 @@ def read_array(path: str | os.PathLike[str]) -> np.ndarray:
       The array.
 
     Raises:
-      InputError: no such file, or damaged, or holding Python objects.
+      InputError: no such file, or damaged, or holding Python objects, or an archive.
     """
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path} cannot be read: {reason}; expected an .npy array of numbers"
-        ) from None
-    if not isinstance(array, np.ndarray):
+    content = read_numpy(path)
+    if not isinstance(content, np.ndarray):
         raise InputError(f"{path} is an archive; name it .npz to have it read as one")
-    return array
+    return content
 
 
 def from_file(

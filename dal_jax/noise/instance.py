@@ -113,7 +113,9 @@ def truncated_normal(mean: float, quantiles: np.ndarray) -> np.ndarray:
     """
     normal = NormalDist(mean, RATE_STD)
     low, high = normal.cdf(0), normal.cdf(1)
-    inside = np.clip(low + (high - low) * quantiles, low, np.nextafter(1, 0))
+    # The inverse is only defined strictly between 0 and 1, which rounding may reach.
+    smallest, largest = np.finfo(np.float64).tiny, np.nextafter(1, 0)
+    inside = np.clip(low + (high - low) * quantiles, smallest, largest)
     return np.clip([normal.inv_cdf(q) for q in inside.tolist()], 0, 1)
 
 

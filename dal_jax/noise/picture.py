@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dal_jax.noise.record import NoiseRecord
 # Beyond so many classes their names and shares would be too small to read.
 _MOST_NAMES = 100
 _MOST_NUMBERS = 20
+_LONGEST_NAME = 30
 
 
 def title(record: NoiseRecord) -> str:
@@ -33,6 +35,12 @@ def title(record: NoiseRecord) -> str:
     nominal = record.nominal_rate
     known = "" if math.isnan(nominal) else f" (nominal rate {100 * nominal:g} %)"
     return f"{line} wrong{known}"
+
+
+def _label(name: str) -> str:
+    short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+    # Between two dollar signs matplotlib would read mathematics.
+    return short.replace("$", r"\$")
 
 
 def save_picture(
@@ -58,9 +66,9 @@ def save_picture(
     axes.set_ylabel("clean label")
     if num_classes <= _MOST_NAMES:
         size = 10 if num_classes <= _MOST_NUMBERS else 6
-        ticks = np.arange(num_classes)
-        axes.set_xticks(ticks, class_names, rotation=90, fontsize=size)
-        axes.set_yticks(ticks, class_names, fontsize=size)
+        names = [_label(name) for name in class_names]
+        axes.set_xticks(range(num_classes), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(num_classes), names, fontsize=size)
     if num_classes <= _MOST_NUMBERS:
         for (row, column), share in np.ndenumerate(record.transition_matrix):
             if share > 0:
@@ -70,7 +78,10 @@ def save_picture(
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the clean class")
     partial = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
     try:
-        figure.savefig(partial, format="png", dpi=100)
+        with warnings.catch_warnings():
+            # A script that the font lacks is drawn as boxes: no reason to alarm.
+            warnings.simplefilter("ignore", UserWarning)
+            figure.savefig(partial, format="png", dpi=100)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -4,12 +4,23 @@ import dataclasses
 import json
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dal_jax.errors import InputError
+
+# What numpy raises on files that are not what they say.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 def realised_rate(noisy_labels: np.ndarray, clean_labels: np.ndarray | None) -> float:
@@ -210,28 +221,46 @@ class NoiseRecord:
         )
 
 
-def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Returns every array of an ``.npz``, never unpickling anything.
+def read_numpy(path: str | os.PathLike[str]) -> np.ndarray | dict[str, np.ndarray]:
+    """Returns what is in an ``.npy`` or ``.npz`` file, never unpickling anything.
 
     Args:
       path: of the file.
 
     Returns:
-      Its arrays by name.
+      The array of an ``.npy``, the arrays by name of an ``.npz``.
 
     Raises:
       InputError: no such file, or damaged, or holding Python objects.
     """
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise InputError(f"{path}: expected an .npz archive, got a single array")
-        with archive:
-            return {name: archive[name] for name in archive.files}
+        with Path(path).open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return content
+            return {name: content[name] for name in content.files}
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
-    except InputError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is no readable .npz: {reason}") from None
+    except _UNREADABLE as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(
+            f"{path} cannot be read: {reason}; expected numbers as numpy saves them"
+        ) from None
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Returns the arrays of an ``.npz`` file by name.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      Its arrays.
+
+    Raises:
+      InputError: see :func:`read_numpy`; or the file holds a single array.
+    """
+    content = read_numpy(path)
+    if isinstance(content, np.ndarray):
+        raise InputError(f"{path}: expected an .npz archive, got a single array")
+    return content
