@@ -165,7 +165,7 @@ def build(config: TrainConfig, prepared: Prepared) -> Experiment:
     order_seed = _seed(config, seeds.data_order)
     workers = config.dataset.workers
     splits = {
-        name: (split, place_images(parallel, split.images))
+        name: (split, place_images(parallel, split))
         for name, split in (
             ("train", train),
             ("validation", prepared.validation),
@@ -203,7 +203,7 @@ def _make_evaluation(
     parallel: ShardedJit | Pmap,
     eval_step: Callable[[Any, Any, steps.Batch], EvalSums],
     split: data.Split,
-    images: jax.Array | data.ImageSource,
+    images: jax.Array | data.Split,
     batch_size: int,
     workers: int,
 ) -> Callable[[TrainState], EvalSums]:

@@ -6,7 +6,7 @@ that do not fit are decoded by the data pipeline and handed over batch by batch.
 Either way the same pure function runs on the same batches in the same order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dal_jax import data
+from dal_jax.data import Split, batches
 from dal_jax.seeds import numpy_rng
 from dal_jax.training.parallel import Pmap, ShardedJit, local_rows
 
@@ -44,16 +44,14 @@ def sequential_order(num_examples: int, batch: int) -> np.ndarray:
     return order.reshape(steps, batch)
 
 
-def place_images(
-    parallel: ShardedJit | Pmap, images: np.ndarray | data.ImageSource
-) -> jax.Array | data.ImageSource:
-    """Returns images in memory on the devices, or the source that decodes them."""
-    return parallel.place_data(images) if isinstance(images, np.ndarray) else images
+def place_images(parallel: ShardedJit | Pmap, split: Split) -> jax.Array | Split:
+    """Returns a split's images on the devices, or the split where they must stream."""
+    return parallel.place_data(split.images) if split.in_memory else split
 
 
 def make_runner(
     parallel: ShardedJit | Pmap,
-    images: jax.Array | data.ImageSource,
+    images: jax.Array | Split,
     arrays: dict[str, np.ndarray],
     function: BatchFunction,
     *,
@@ -110,7 +108,7 @@ def _resident(
 
 def _streamed(
     parallel: ShardedJit | Pmap,
-    images: data.ImageSource,
+    split: Split,
     arrays: dict[str, np.ndarray],
     function: BatchFunction,
     donate: bool,
@@ -121,14 +119,23 @@ def _streamed(
         return function(context, carry, parallel.constrain_batch(batch))
 
     compiled = parallel.compile(step, donate=donate)
+    host_order: np.ndarray | None = None
+    decoded: Iterator[np.ndarray] = iter(())
+    row = 0
 
     def run(context, carry, order, first, last):
-        share = order[first:last, local_rows(order.shape[1])]
-        stream = data.stream(images, np.maximum(share, 0), workers=workers)
-        for positions, decoded in zip(share, stream, strict=True):
-            batch = {name: x[np.maximum(positions, 0)] for name, x in arrays.items()}
-            batch |= {"image": decoded, "position": positions}
+        nonlocal host_order, decoded, row
+        share = np.maximum(order[:, local_rows(order.shape[1])], 0)
+        if order is not host_order or row != first:
+            # Otherwise the stream of the call before is decoding ahead already.
+            host_order, row = order, first
+            decoded = batches.stream(split, share[first:], workers=workers)
+        for row in range(first, last):
+            batch = {name: x[share[row]] for name, x in arrays.items()}
+            positions = order[row, local_rows(order.shape[1])]
+            batch |= {"image": next(decoded), "position": positions}
             carry = compiled(carry, context, parallel.place_batch(batch))
+        row = last
         return carry
 
     return run
