@@ -14,6 +14,8 @@ from dal_jax.noise.picture import save_picture
 
 ROOT = Path(__file__).parents[2]
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
+# ml_collections loads the config file in a way that Python has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -100,7 +102,7 @@ REFUSED = {
         ["--config.noise.kind=file", "--config.noise.path=nowhere.npy"],
         "there is no file nowhere.npy",
     ),
-    "blocks seed": (["--config.noise.seed=-1"], "at least 0, got -1"),
+    "seed": (["--config.noise.seed=-1"], "at least 0, got -1"),
 }
 
 
