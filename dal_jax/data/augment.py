@@ -4,13 +4,16 @@ Every random function takes one key per example, so what happens to an image doe
 depend on the batch it is in nor on how the batch is split over devices.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dal_jax.training.config import AugmentationConfig
+if TYPE_CHECKING:
+    from dal_jax.training.config import AugmentationConfig
 
 
 class Preprocess(NamedTuple):
@@ -60,6 +63,7 @@ def make_preprocess(
       A :class:`Preprocess`. ``keys`` are ``[batch]`` typed keys, one an example.
 
     Example:
+      >>> from dal_jax.training.config import AugmentationConfig
       >>> preprocess = make_preprocess(AugmentationConfig(), (0.0,), (1.0,))
       >>> images = jnp.full((2, 4, 4, 1), 255, jnp.uint8)
       >>> float(preprocess.evaluate(images).max())

@@ -5,8 +5,10 @@ Flax NNX modules hold their arrays; everything else here (``jit``, ``vmap``, ``s
 them apart and puts them together again.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,9 @@ from flax import nnx
 from dal_jax.errors import unknown_name
 from dal_jax.models.cnn import CNN
 from dal_jax.models.mlp import MLP
-from dal_jax.training.config import ModelConfig
+
+if TYPE_CHECKING:
+    from dal_jax.training.config import ModelConfig
 
 PyTree = Any
 
@@ -83,6 +87,7 @@ def build(
       InputError: an unknown name, or images too small for the network.
 
     Example:
+      >>> from dal_jax.training.config import ModelConfig
       >>> model = build(ModelConfig("cnn"), image_shape=(8, 8, 1), num_classes=10,
       ...               rngs=nnx.Rngs(0))
       >>> model(jnp.zeros((2, 8, 8, 1)), train=False).shape
@@ -110,6 +115,7 @@ def functionalize(
     """Returns the network as pure functions; arguments as of :func:`build`.
 
     Example:
+      >>> from dal_jax.training.config import ModelConfig
       >>> network = functionalize(ModelConfig("mlp"), (8, 8, 1), num_classes=10)
       >>> params, model_state = network.init(jax.random.key(0))
       >>> images = jnp.zeros((2, 8, 8, 1))
