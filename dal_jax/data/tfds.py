@@ -272,7 +272,8 @@ def _feature_keys(info: Any, directory: Path) -> tuple[str, str]:
     """Returns the keys of the image and of the label that supervised learning uses."""
     import tensorflow_datasets as tfds
 
-    features = info.features if isinstance(info.features, dict) else dict(info.features)
+    # In the order of names: their own changes from one process to the next.
+    features = dict(sorted(info.features.items()))
     images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
     labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
     supervised = info.supervised_keys or ()
@@ -310,7 +311,7 @@ def _read(records: Any, positions: list[int], directory: str) -> list[dict[str, 
     try:
         return records.__getitems__(positions)
     except (RuntimeError, OSError) as error:
-        reason = str(error).split(";")[0]
+        reason = ";".join(str(error).split(";")[:2])
         raise InputError(
             f"{directory} is incomplete or damaged ({reason}): expected every file "
             "that its dataset_info.json names; remove it and prepare it again"

@@ -1,0 +1,146 @@
+"""Digits, and what is common to all sources: subsets, classes, sizes, bad input."""
+
+import numpy as np
+import pytest
+
+from dal_jax import data
+from dal_jax.data import Split
+from dal_jax.data.split import Subset
+from dal_jax.errors import InputError
+from dal_jax.training.config import DatasetConfig
+
+
+def load(**options):
+    return data.load(DatasetConfig(cache_dir="", **options))
+
+
+def test_digits_are_sklearns_by_index():
+    from sklearn.datasets import load_digits
+
+    dataset = load(name="digits")
+    bunch = load_digits()
+    for split, size in ((dataset.train, 1297), (dataset.test, 500)):
+        assert split.images.shape == (size, 8, 8, 1)
+        assert split.images.dtype == np.uint8
+        assert split.labels.dtype == np.int32
+        assert split.index.dtype == np.int64
+        assert split.in_memory
+        np.testing.assert_array_equal(split.labels, bunch.target[split.index])
+        np.testing.assert_array_equal(split.clean_labels, split.labels)
+        expected = np.floor(bunch.images[split.index] * 255 / 16 + 0.5)
+        np.testing.assert_array_equal(split.images[..., 0], expected)
+    both = np.concatenate([dataset.train.index, dataset.test.index])
+    assert sorted(both) == list(range(1797))
+    assert dataset.train.source_size == 1797
+    assert dataset.class_names == tuple("0123456789")
+
+
+def test_digits_are_shuffled_the_same_way_every_time():
+    first, second = load(name="digits"), load(name="digits")
+    np.testing.assert_array_equal(first.train.index, second.train.index)
+    # A later numpy must not silently move examples between the splits.
+    assert first.train.index[:5].tolist() == [1126, 129, 211, 1068, 556]
+
+
+def test_subset_is_fixed_nested_and_keeps_the_index():
+    whole = load(name="digits")
+    small = load(name="digits", train_size=50, test_size=20)
+    large = load(name="digits", train_size=200)
+    assert len(small.train) == 50
+    assert len(small.test) == 20
+    assert set(small.train.index) < set(large.train.index) < set(whole.train.index)
+    np.testing.assert_array_equal(
+        small.train.index, load(name="digits", train_size=50).train.index
+    )
+    position = {index: n for n, index in enumerate(whole.train.index)}
+    taken = [position[index] for index in small.train.index]
+    assert taken == sorted(taken)
+    np.testing.assert_array_equal(small.train.images, whole.train.images[taken])
+    np.testing.assert_array_equal(small.train.labels, whole.train.labels[taken])
+    assert small.train.source_size == 1797
+
+
+def test_max_classes_keeps_the_first():
+    dataset = load(name="digits", max_classes=3)
+    assert dataset.class_names == ("0", "1", "2")
+    whole = load(name="digits")
+    for split, all_of_it in ((dataset.train, whole.train), (dataset.test, whole.test)):
+        assert set(split.labels) == {0, 1, 2}
+        assert len(split) == (all_of_it.labels < 3).sum()
+
+
+def test_image_size_and_channels_apply_to_arrays_in_memory():
+    dataset = load(name="digits", image_size=4, channels=3, train_size=10)
+    assert dataset.train.images.shape == (10, 4, 4, 3)
+    assert dataset.test.image_shape == (4, 4, 3)
+    pixels = dataset.train.images
+    np.testing.assert_array_equal(pixels[..., 0], pixels[..., 2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "digts"}, "unknown dataset 'digts': did you mean 'digits'? Known: a"),
+        ({"train_size": 1298}, "dataset.train_size=1298: expected 1 to 1297"),
+        ({"test_size": 0}, "dataset.test_size=0: expected 1 to 500"),
+        ({"max_classes": 11}, "dataset.max_classes=11: expected 2 to 10"),
+        ({"max_classes": 1}, "dataset.max_classes=1: expected 2 to 10"),
+        ({"storage": "disk"}, "dataset.storage=disk: expected auto or memory or str"),
+        ({"on_unreadable": "x"}, "dataset.on_unreadable=x: expected stop or skip"),
+        ({"channels": 4}, "dataset.channels=4: expected 1 or 3"),
+        ({"image_size": 0}, "dataset.image_size=0: expected at least 1"),
+        ({"workers": -1}, "dataset.workers=-1: expected 0 or more"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(InputError) as error:
+        load(**{"name": "digits", **options})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_split_take_of_a_stream_composes():
+    class Source:
+        shape = (1, 1, 1)
+
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, position):
+            return np.full((1, 1, 1), position, np.uint8)
+
+    labels = np.arange(6, dtype=np.int32)
+    split = Split(Source(), labels, np.arange(6) + 10, labels + 1)
+    part = split.take([5, 3, 1]).take([2, 0])
+    assert not part.in_memory
+    assert isinstance(part.images, Subset)
+    assert [int(part.images[n][0, 0, 0]) for n in range(len(part))] == [1, 5]
+    assert part.index.tolist() == [11, 15]
+    assert part.clean_labels.tolist() == [2, 6]
+
+
+def test_split_of_unequal_lengths_is_refused():
+    with pytest.raises(InputError, match="2 images, 3 labels and 3 indices"):
+        Split(np.zeros([2, 1, 1, 1], np.uint8), np.zeros(3), np.arange(3), None)
+
+
+def test_validation_split_is_a_fixed_partition():
+    train, validation = data.validation_split(101, 0.1)
+    assert len(validation) == 10
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate([train, validation])), np.arange(101)
+    )
+    assert (np.diff(train) > 0).all()
+    assert (np.diff(validation) > 0).all()
+    np.testing.assert_array_equal(validation, data.validation_split(101, 0.1)[1])
+    other = data.validation_split(101, 0.1, seed=1)[1]
+    assert not np.array_equal(validation, other)
+    everything, nothing = data.validation_split(5, 0.0)
+    assert everything.tolist() == [0, 1, 2, 3, 4]
+    assert nothing.size == 0
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, 0.01, 0.99])
+def test_validation_fraction_out_of_range_is_refused(fraction):
+    with pytest.raises(InputError, match=r"dataset\.validation_fraction="):
+        data.validation_split(10, fraction)
