@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,12 @@ from dal_jax.training import experiment as experiments
 from dal_jax.training import summary as summaries
 from dal_jax.training.checkpoint import Checkpoints
 from dal_jax.training.experiment import Carry, Experiment
-from dal_jax.training.parallel import agree, any_process, barrier, is_main_process
+from dal_jax.training.parallel import (
+    agree,
+    any_process,
+    is_main_process,
+    refuse_together,
+)
 from dal_jax.training.prepare import Prepared, prepare
 from dal_jax.training.state import TrainMetrics
 from dal_jax.training.workdir import Workdir
@@ -64,23 +69,28 @@ def train_and_evaluate(
       Interrupted: SIGTERM or Ctrl-C; the run is saved and can go on.
     """
     files = Workdir(workdir)
-    experiments.check(config)
-    files.check(config, overwrite=overwrite)
-    if not overwrite and (finished := files.read_summary()) is not None:
-        say(f"already finished; nothing changed in {files.path}")
-        return finished
-    prepared = prepare(config)
-    experiment = experiments.build(config, prepared)
-    if not is_main_process():
-        if config.num_epochs == 0:
-            return {}
-        return _train(config, files, prepared, experiment, say, False, False)
-    with files.locked():
+
+    def check() -> bool:
+        """Returns on the main process whether the run has finished before."""
+        experiments.check(config)
+        if not is_main_process():
+            return False
         files.check(config, overwrite=overwrite)
-        if overwrite:
-            files.clear()
-        files.write_config(config)
-        prepared.record.save(files.noise)
+        return not overwrite and files.read_summary() is not None
+
+    def begin(held: ExitStack) -> tuple[Prepared, Experiment]:
+        prepared = prepare(config)
+        experiment = experiments.build(config, prepared)
+        if is_main_process():
+            held.enter_context(files.locked())
+            files.begin(config, prepared.record, overwrite=overwrite)
+        return prepared, experiment
+
+    if agree(refuse_together(check)):
+        say(f"already finished; nothing changed in {files.path}")
+        return files.read_summary() or {}
+    with ExitStack() as held:
+        prepared, experiment = refuse_together(lambda: begin(held))
         if config.num_epochs == 0:
             say(f"prepared, not trained: see {files.noise}")
             return {}
@@ -96,7 +106,6 @@ def _train(
     progress: bool,
     profile: bool,
 ) -> dict[str, Any]:
-    barrier("workdir ready")
     best = "validation_accuracy" if "validation" in experiment.evaluations else None
     checkpoints = Checkpoints(files.checkpoints, config.keep_checkpoints, best)
     try:
@@ -128,6 +137,7 @@ class _Run:
         self._parallel = experiment.parallel
         self._rows_a_call = 1
         self._carry, self._step = self._start()
+        self._saved_step = self._step
         self.entries = files.read_metrics(self._step) if is_main_process() else []
         self._earlier_seconds = (
             self.entries[-1]["elapsed_seconds"] if self.entries else 0.0
@@ -149,6 +159,8 @@ class _Run:
                 with _profiler(self._files.path / "profile", profile and epoch == 1):
                     seconds = self._train_epoch(epoch)
                 self._finish_epoch(epoch + 1, seconds)
+                if epoch + 1 < epochs.stop:
+                    self._leave_if_stopped()
                 bar.update()
                 if self.entries:
                     bar.set_postfix_str(summaries.progress_line(self.entries[-1]))
@@ -177,22 +189,27 @@ class _Run:
         while row < per_epoch:
             last = min(row + self._rows_a_call, per_epoch)
             call_began = time.perf_counter()
-            self._carry = self._experiment.run_train(
-                (), self._carry, order, row, last
-            )
+            self._carry = self._experiment.run_train((), self._carry, order, row, last)
             self._step += last - row
             self._check_finite()
             if time.perf_counter() - call_began < _CALL_SECONDS:
                 self._rows_a_call = agree(2 * self._rows_a_call)
             row = last
-            if any_process(bool(self._stopped())):
-                self._save()
-                raise Interrupted(
-                    f"stopped at step {self._step} of {self._total_steps()} and saved; "
-                    "the same command goes on from here",
-                    self._stopped() or signal.SIGTERM,
-                )
+            # A finished epoch is evaluated first, for a resume begins with the next.
+            if row < per_epoch:
+                self._leave_if_stopped()
         return time.perf_counter() - began
+
+    def _leave_if_stopped(self) -> None:
+        if not any_process(bool(self._stopped())):
+            return
+        if self._saved_step != self._step:
+            self._save()
+        raise Interrupted(
+            f"stopped at step {self._step} of {self._total_steps()} and saved; "
+            "the same command goes on from here",
+            self._stopped() or signal.SIGTERM,
+        )
 
     def _finish_epoch(self, epoch: int, seconds: float) -> None:
         config = self._config
@@ -246,6 +263,7 @@ class _Run:
         }
         stored = self._parallel.stored_state(self._carry)
         self._checkpoints.save(self._step, stored, numbers or None)
+        self._saved_step = self._step
 
     def _total_steps(self) -> int:
         return self._config.num_epochs * self._experiment.steps_per_epoch

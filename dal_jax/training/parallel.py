@@ -12,7 +12,7 @@ Every process holds the whole order and computes with its own share of it.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 from dal_jax.errors import InputError, unknown_name
 
 PyTree = Any
+T = TypeVar("T")
 MODES = ("jit", "pmap")
 
 
@@ -222,9 +223,7 @@ class Pmap:
 
     def fetch(self, tree: PyTree) -> PyTree:
         """Returns replicated results as host arrays."""
-        return jax.tree.map(
-            lambda x: np.asarray(x.addressable_shards[0].data)[0], tree
-        )
+        return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
 
 
 def initialize(
@@ -263,6 +262,26 @@ def barrier(name: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
+
+
+def refuse_together(attempt: Callable[[], T]) -> T:
+    """Returns what ``attempt`` does, or raises on every process if one refuses.
+
+    A process that left alone would keep the others waiting for it.
+
+    Raises:
+      InputError: this process's, or one that points at the process that refused.
+    """
+    result, refusal = None, None
+    try:
+        result = attempt()
+    except InputError as error:
+        refusal = error
+    if any_process(refusal is not None):
+        raise refusal or InputError(
+            "another process of this run refused its input: see what it printed"
+        )
+    return cast(T, result)
 
 
 def local_rows(batch_size: int) -> slice:

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dal_jax.config import TrainConfig
 from dal_jax.errors import InputError
+from dal_jax.noise import NoiseRecord
 
 _FILES = ("config.json", "noise.npz", "metrics.jsonl", "summary.json", "report.html")
 _DIRECTORIES = ("checkpoints", "damaged_checkpoints", "profile")
@@ -59,8 +62,15 @@ class Workdir:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the directory for this process; the kernel lets go if it dies."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise InputError(
+                f"cannot write to workdir {self.path} ({error.strerror}): expected a "
+                "directory of one's own; give another --workdir"
+            ) from None
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -77,9 +87,32 @@ class Workdir:
         for name in _DIRECTORIES:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
-    def write_config(self, config: TrainConfig) -> None:
-        """Writes ``config.json``."""
+    def begin(
+        self, config: TrainConfig, record: NoiseRecord, *, overwrite: bool
+    ) -> None:
+        """Writes ``config.json`` and ``noise.npz`` of a run that begins or goes on.
+
+        Raises:
+          InputError: the directory belongs, or has come to belong, to another run, or
+            to the same one with other labels.
+        """
+        self.check(config, overwrite=overwrite)
+        if overwrite:
+            self.clear()
+        elif self.noise.exists():
+            self._check_labels(record)
         _write_json(self.path / "config.json", _plain(config))
+        record.save(self.noise)
+
+    def _check_labels(self, record: NoiseRecord) -> None:
+        before = NoiseRecord.load(self.noise)
+        for field in ("noisy_labels", "clean_labels", "index"):
+            if not np.array_equal(getattr(before, field), getattr(record, field)):
+                raise InputError(
+                    f"{self.noise} holds other {field} than this configuration gives "
+                    "now: expected the data and its labels as they were when the run "
+                    "began; bring them back, or --overwrite to start anew"
+                )
 
     def read_summary(self) -> dict[str, Any] | None:
         """Returns ``summary.json``, or None for a run that has not finished."""
@@ -136,9 +169,10 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError:
+    except ValueError:
         raise InputError(
-            f"{path} is damaged: expected JSON; restore it, or --overwrite to start anew"
+            f"{path} is damaged: expected JSON; restore it, or start anew with "
+            "--overwrite"
         ) from None
 
 
