@@ -1,10 +1,10 @@
 """What the commands share: flags, one clear line for a wrong input, quiet start-up."""
 
 import dataclasses
+import functools
 import os
 import re
 import sys
-import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,13 +17,15 @@ from dal_jax.config import TrainConfig
 from dal_jax.errors import InputError, unknown_name
 
 _OVERRIDE = re.compile(r"--?config\.(?P<field>[\w.]+)(=(?P<value>.*))?", re.DOTALL)
+_DEFAULT_CONFIG = "configs/digits.py"
+_CONFIG_HELP = "A Python file with get_config() -> dal_jax.config.TrainConfig."
 
 
 def run_command(
     command: Callable[[TrainConfig, flags.FlagValues], None],
     define_flags: Callable[[flags.FlagValues], None],
     *,
-    description: str,
+    description: str | None,
     argv: Sequence[str] | None = None,
 ) -> None:
     """Parses the command line, runs a command and ends the process.
@@ -39,18 +41,19 @@ def run_command(
     """
     argv = list(sys.argv if argv is None else argv)
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", _default_config(), "A file with get_config().", flag_values=values
-    )
     define_flags(values)
     if {"--help", "-h", "--helpfull"} & set(argv):
-        print(description.strip(), "\n\nFlags:\n", values.main_module_help())
-        print("  --config.FIELD=VALUE overrides a field:\n", _fields_help())
+        _print_help(description, values)
         return
     try:
         command(_parse(argv, values), values)
     except InputError as error:
         end(error, 2)
+
+
+def config_name(values: flags.FlagValues) -> str:
+    """Returns the configuration file's name without its ending."""
+    return Path(config_flags.get_config_filename(values["config"])).stem
 
 
 def end(error: Exception, status: int) -> typing.NoReturn:
@@ -59,56 +62,65 @@ def end(error: Exception, status: int) -> typing.NoReturn:
     raise SystemExit(status)
 
 
-def _default_config() -> str:
-    return str(Path("configs") / "digits.py")
-
-
 def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
     """Returns the configuration with its overrides; fills in the flags' values."""
-    known = dict(_leaf_fields(TrainConfig))
-    cleared, kept = [], argv[:1]
-    for argument in argv[1:]:
-        match = _OVERRIDE.fullmatch(argument)
-        if match is None:
-            kept.append(argument)
-            continue
-        field, value = match["field"], match["value"]
-        if field not in known:
-            raise unknown_name("config field", field, known)
-        if value in ("None", "none") and _is_optional(known[field]):
-            cleared.append(field)
-        else:
-            kept.append(argument)
-    path = next(
-        (a.split("=", 1)[1] for a in kept if re.fullmatch(r"--?config=.*", a)), None
+    kept, cleared = _check_overrides(argv)
+    path = _config_path(kept)
+    config_flags.DEFINE_config_file(
+        "config", path, _CONFIG_HELP, flag_values=values, sys_argv=kept
     )
-    if path is not None and not Path(path).is_file():
-        raise InputError(
-            f"config file {path!r} not found: expected a Python file with "
-            "get_config(); give another --config"
-        )
     try:
         rest = values(kept)[1:]
-        config = values["config"].value
     except flags.Error as error:
-        raise InputError(_flag_message(error)) from None
+        raise InputError(
+            f"{error}: expected a flag and a value as --help lists them"
+        ) from None
     if rest:
         raise InputError(
             f"unexpected argument {rest[0]!r}: expected only --flags; "
             "see --help, and write overrides as --config.FIELD=VALUE"
         )
+    config = values["config"].value
     if not isinstance(config, TrainConfig):
         raise InputError(
-            f"config file {path!r} gave {type(config).__name__}: expected "
-            "get_config() to return a dal_jax.config.TrainConfig"
+            f"config file {path!r} gave no configuration: expected get_config() to "
+            "return a dal_jax.config.TrainConfig; mend it or give another --config"
         )
     for field in cleared:
         *parents, name = field.split(".")
-        holder = config
-        for parent in parents:
-            holder = getattr(holder, parent)
-        setattr(holder, name, None)
+        setattr(functools.reduce(getattr, parents, config), name, None)
     return config
+
+
+def _check_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Returns the arguments to parse, and the fields that are set to ``None``."""
+    known = dict(_leaf_fields(TrainConfig))
+    kept, cleared = [], []
+    for argument in argv:
+        match = _OVERRIDE.fullmatch(argument)
+        if match is not None and match["field"] not in known:
+            raise unknown_name("config field", match["field"], known)
+        if match is not None and match["value"] in ("None", "none"):
+            if type(None) not in typing.get_args(known[match["field"]]):
+                raise InputError(
+                    f"config field {match['field']!r} cannot be None: expected "
+                    f"{_type_name(known[match['field']])}; give a value"
+                )
+            cleared.append(match["field"])
+        else:
+            kept.append(argument)
+    return kept, cleared
+
+
+def _config_path(argv: list[str]) -> str:
+    given = [a.split("=", 1)[1] for a in argv if re.fullmatch(r"--?config=.*", a)]
+    path = given[-1] if given else _DEFAULT_CONFIG
+    if not Path(path).is_file():
+        raise InputError(
+            f"config file {path!r} not found: expected a Python file with "
+            "get_config(); give another --config, or run where configs/ is"
+        )
+    return path
 
 
 def _leaf_fields(kind: type, prefix: str = "") -> list[tuple[str, Any]]:
@@ -122,20 +134,17 @@ def _leaf_fields(kind: type, prefix: str = "") -> list[tuple[str, Any]]:
     return leaves
 
 
-def _is_optional(annotation: Any) -> bool:
-    return isinstance(annotation, types.UnionType) and type(None) in annotation.__args__
+def _type_name(annotation: Any) -> str:
+    return getattr(annotation, "__name__", str(annotation))
 
 
-def _flag_message(error: flags.Error) -> str:
-    line = " ".join(str(error).split())
-    return f"{line}: expected a value of the field's type; see --help"
-
-
-def _fields_help() -> str:
-    return "\n".join(
-        f"    {name}: {getattr(kind, '__name__', kind)}"
-        for name, kind in _leaf_fields(TrainConfig)
-    )
+def _print_help(description: str | None, values: flags.FlagValues) -> None:
+    print((description or "").strip(), "\n\nFlags:")
+    print(f"  --config: {_CONFIG_HELP}\n    (default: {_DEFAULT_CONFIG})")
+    print(values.get_help("  ", include_special_flags=False).strip("\n"))
+    print("\nFields, each set by --config.FIELD=VALUE:")
+    for name, kind in _leaf_fields(TrainConfig):
+        print(f"  {name}: {_type_name(kind)}")
 
 
 def quiet() -> None:

@@ -23,7 +23,7 @@ from dal_jax.noise.record import NoiseRecord
 def main() -> None:
     """Runs the command with the process's command line."""
     cli.quiet()
-    cli.run_command(_write, _define_flags, description=__doc__ or "")
+    cli.run_command(_write, _define_flags, description=__doc__)
 
 
 def _define_flags(values: flags.FlagValues) -> None:

@@ -35,7 +35,13 @@ class Checkpoints:
         policies = ocp.checkpoint_managers
         kept: list[Any] = [policies.LatestN(keep)]
         if best is not None:
-            kept.append(policies.BestN(get_metric_fn=lambda m: m[best], n=1))
+            kept.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics[best],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept),
             # What a killed save left behind is removed when the next run begins.

@@ -9,7 +9,7 @@ from dal_jax import cli
 from dal_jax.config import TrainConfig
 
 
-def main(description: str) -> None:
+def main(description: str | None) -> None:
     """Runs ``train.py`` with the process's command line."""
     cli.quiet()
     cli.run_command(_train, _define_flags, description=description)
@@ -60,15 +60,13 @@ def _train(config: TrainConfig, values: flags.FlagValues) -> None:
         process_id=values.process_id,
     )
     speaks = parallel.is_main_process()
-    workdir = values.workdir or str(
-        Path("runs") / Path(values["config"].config_filename).stem
-    )
+    workdir = values.workdir or str(Path("runs") / cli.config_name(values))
     try:
         result = loop.train_and_evaluate(
             config,
             workdir,
             overwrite=values.overwrite,
-            say=(lambda line: print(line, file=sys.stderr)) if speaks else lambda _: None,
+            say=_say if speaks else lambda line: None,
             progress=speaks,
             profile=values.profile,
         )
@@ -78,3 +76,7 @@ def _train(config: TrainConfig, values: flags.FlagValues) -> None:
         cli.end(error, 1)
     if speaks and result:
         print(summary.format_summary(result, workdir))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

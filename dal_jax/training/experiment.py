@@ -201,7 +201,7 @@ def build(config: TrainConfig, prepared: Prepared) -> Experiment:
 
 def _make_evaluation(
     parallel: ShardedJit | Pmap,
-    eval_step: Callable[[Any, Any, steps.Batch], EvalSums],
+    eval_step: Callable[..., EvalSums],
     split: data.Split,
     images: jax.Array | data.Split,
     batch_size: int,

@@ -1,9 +1,10 @@
 """Configuration to optax: the gradient transformation and its learning rate."""
 
+import jax.numpy as jnp
 import optax
 
-from dal_jax.errors import InputError, unknown_name
 from dal_jax.config import OptimizerConfig
+from dal_jax.errors import InputError, unknown_name
 
 _SCHEDULES = ("cosine", "exponential", "constant")
 
@@ -38,7 +39,9 @@ def make_learning_rate(
         warmup = optax.linear_schedule(0.0, peak, warmup_steps)
         curve = optax.join_schedules([warmup, curve], [warmup_steps])
     if config.per_epoch:
-        return lambda step: curve(step // steps_per_epoch * steps_per_epoch)
+        return lambda step: curve(
+            jnp.asarray(step) // steps_per_epoch * steps_per_epoch
+        )
     return curve
 
 

@@ -7,8 +7,8 @@ validation split is taken: what validates a model has noisy labels too.
 import dataclasses
 
 from dal_jax import data, noise
-from dal_jax.errors import InputError
 from dal_jax.config import TrainConfig
+from dal_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

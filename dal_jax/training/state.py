@@ -10,8 +10,7 @@ from flax import struct
 PyTree = Any
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything that a training step reads and replaces.
 
     Attributes:
@@ -30,8 +29,7 @@ class TrainState:
     loss_memory: PyTree
 
 
-@struct.dataclass
-class TrainMetrics:
+class TrainMetrics(struct.PyTreeNode):
     """Sums over the training examples seen since an epoch began.
 
     Sums and counts, so that batches, devices and hosts add up exactly.
@@ -78,8 +76,7 @@ class TrainMetrics:
         )
 
 
-@struct.dataclass
-class EvalSums:
+class EvalSums(struct.PyTreeNode):
     """Sums over evaluated examples; ratios of them are the reported figures.
 
     Attributes:

@@ -48,12 +48,13 @@ def summarize(
         "train_loss": last["train_loss"],
     }
     for split in ("test", "validation"):
-        curve = [entry[f"{split}_accuracy"] for entry in entries if f"{split}_accuracy" in entry]
+        name = f"{split}_accuracy"
+        curve = [entry[name] for entry in entries if name in entry]
         if curve:
             figures |= {
-                f"{split}_accuracy_last": curve[-1],
-                f"{split}_accuracy_mean_last_10": float(np.mean(curve[-10:])),
-                f"{split}_accuracy_best": max(curve),
+                f"{name}_last": curve[-1],
+                f"{name}_mean_last_10": float(np.mean(curve[-10:])),
+                f"{name}_best": max(curve),
             }
     return figures | {
         "train_accuracy": last["train_accuracy"],

@@ -43,7 +43,9 @@ class Workdir:
             return
         stored_file = self.path / "config.json"
         if not stored_file.exists():
-            strangers = [p.name for p in self.path.iterdir() if p.name != ".lock"]
+            # A run killed at its very beginning leaves these two.
+            own = (".lock", "config.json.writing")
+            strangers = [p.name for p in self.path.iterdir() if p.name not in own]
             if strangers:
                 raise InputError(
                     f"workdir {self.path} holds no run but other files "
