@@ -45,7 +45,7 @@ def decode(
       >>> decode(grey, channels=3, image_size=2).shape
       (2, 2, 3)
     """
-    from PIL import ImageOps
+    from PIL import ImageOps, UnidentifiedImageError
 
     try:
         image = _to_8_bits(_open(encoded, image_size))
@@ -58,6 +58,9 @@ def decode(
         pixels = np.asarray(image)
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:
+        # Pillow's own words hold an address that differs every time.
+        raise UnreadableImage("not an image in a known format") from error
     except Exception as error:
         # Decoders raise anything at all on damaged bytes, SyntaxError included.
         reason = " ".join(str(error).split()) or type(error).__name__

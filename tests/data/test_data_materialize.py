@@ -48,7 +48,7 @@ def test_unreadable_stops_with_count_and_path(root, storage):
         load(root, storage=storage)
     assert str(error.value).startswith(
         f"2 of 10 images in train do not decode, the first is {root}/class0/4.png "
-        "(cannot identify image file"
+        "(not an image in a known format"
     )
     assert str(error.value).endswith("set dataset.on_unreadable=skip")
 
