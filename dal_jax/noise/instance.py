@@ -43,12 +43,12 @@ def instance_dependent(
        a = x_n^\top W_y, \quad a_y = -\infty, \qquad
        P(\tilde y = j) = q_n \, \mathrm{softmax}(a)_j + (1 - q_n) \, [j = y]
 
-    The size of the pixels is the softmax's inverse temperature, so ``pixel_scaling``
-    decides the outcome. On ``raw`` pixels, 0 to 255, the softmax is all but an
-    argmax, and non-negative pixels share a large common part, so that most of a class
-    goes to one wrong label; ``unit`` pixels, 0 to 1, do much the same;
-    ``standardized`` ones, mean 0 and standard deviation 1 in each channel of
-    ``images``, spread a class over many wrong labels.
+    Thousands of pixels make the softmax all but an argmax, whatever their scale. What
+    ``pixel_scaling`` decides is how much the images have in common: pixels from 0 to
+    255 (``raw``) or 0 to 1 (``unit``) are never negative, so images resemble their
+    mean and most of a class goes to one wrong label; of ``standardized`` pixels, mean
+    0 and standard deviation 1 in each channel of ``images``, little is shared, and a
+    class spreads over many wrong labels.
 
     Args:
       images: uint8 ``[N, H, W, C]``, or a source of such images (``len``, item).

@@ -111,7 +111,7 @@ def test_classes_have_matrices_of_their_own():
     assert len(targets) > 2
 
 
-def test_larger_pixels_concentrate_the_wrong_labels():
+def test_what_images_share_concentrates_the_wrong_labels():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(5), 2000)
     # As in photographs, most of an image is its overall brightness.

@@ -331,3 +331,12 @@ def test_every_kind_is_listed_and_only_those():
         "instance",
         "file",
     }
+
+
+def test_no_draw_lands_on_an_impossible_class(monkeypatch):
+    """Not even 0, nor the largest number below 1, with rows that sum to 1 - 1e-16."""
+    draws = np.array([0.0, np.nextafter(1, 0)])
+    monkeypatch.setattr(noise.transition, "uniforms", lambda *_: draws)
+    row = [0.0, *[0.1] * 10, 0.0]
+    matrix = np.tile(row, (12, 1))
+    assert noise.from_transition_matrix([5, 5], matrix, 0).tolist() == [1, 10]
