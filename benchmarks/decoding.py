@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from dal_jax import data
+from dal_jax.config import DatasetConfig
 from dal_jax.data import batches
-from dal_jax.training.config import DatasetConfig
 
 BATCH = 32
 PREFETCH = 1

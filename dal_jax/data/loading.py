@@ -18,7 +18,7 @@ from dal_jax.data.subsets import first_classes, fixed_subset
 from dal_jax.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from dal_jax.training.config import DatasetConfig
+    from dal_jax.config import DatasetConfig
 
 
 def _load_tfds(config: "DatasetConfig") -> Dataset:
@@ -85,7 +85,7 @@ def load(config: "DatasetConfig") -> Dataset:
         is wrong, what was expected and what to do.
 
     Example:
-      >>> from dal_jax.training.config import DatasetConfig
+      >>> from dal_jax.config import DatasetConfig
       >>> dataset = load(DatasetConfig(name="digits", train_size=100))
       >>> len(dataset.train), dataset.class_names[:3]
       (100, ('0', '1', '2'))

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from dal_jax import data
+from dal_jax.config import DatasetConfig
 from dal_jax.data import batches
 from dal_jax.errors import InputError
-from dal_jax.training.config import DatasetConfig
 
 pytest.importorskip("grain")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dal_jax import data
-from dal_jax.training.config import DatasetConfig
+from dal_jax.config import DatasetConfig
 
 SHARED = Path(os.environ.get("DAL_JAX_SHARED", Path(__file__).parents[3] / "shared"))
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from dal_jax import data
+from dal_jax.config import DatasetConfig
 from dal_jax.data import Split
 from dal_jax.data.split import Subset
 from dal_jax.errors import InputError
-from dal_jax.training.config import DatasetConfig
 
 
 def load(**options):

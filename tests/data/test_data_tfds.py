@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from dal_jax import data
+from dal_jax.config import DatasetConfig
 from dal_jax.data.tfds import original_index
 from dal_jax.errors import InputError
-from dal_jax.training.config import DatasetConfig
 
 pytest.importorskip("array_record")
 
@@ -173,7 +173,7 @@ def test_second_load_needs_neither_tensorflow_datasets_nor_its_records(tmp_path)
     directory = make_set(tmp_path / "sets")
     code = (
         "import sys; from dal_jax import data;"
-        "from dal_jax.training.config import DatasetConfig;"
+        "from dal_jax.config import DatasetConfig;"
         f"d = data.load(DatasetConfig(name='tfds', tfds_name='tiny',"
         f"data_dir={str(directory.parent.parent)!r}, cache_dir={str(tmp_path)!r}));"
         "print(d.train.index.tolist(), d.train.images.sum(),"
