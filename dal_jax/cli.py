@@ -151,9 +151,11 @@ def quiet() -> None:
     """Keeps libraries from logging what a user cannot act on."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    from absl import logging
+    import logging
 
-    logging.set_verbosity(logging.ERROR)
+    # What these report as an error is raised as well, and ends as one line.
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def use_compilation_cache() -> None:

@@ -6,6 +6,8 @@ is taken.
 """
 
 import shutil
+import sys
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,9 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from dal_jax.training.processes import any_process, barrier
+from dal_jax.training.workdir import storing
 
 PyTree = Any
 
@@ -48,6 +53,9 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self._manager = self._open()
+        self._hooks = threading.excepthook, sys.excepthook
+        threading.excepthook = self._thread_failed
+        sys.excepthook = self._callback_failed
 
     def _open(self) -> Any:
         return self._ocp.CheckpointManager(
@@ -63,15 +71,16 @@ class Checkpoints:
     ) -> None:
         """Begins to save; returns when the arrays may be changed again."""
         args = self._ocp.args
-        self._manager.save(
-            step,
-            metrics=metrics,
-            args=args.Composite(
-                arrays=args.StandardSave(arrays),
-                digest=args.JsonSave({"crc32": _digest(arrays)}),
-            ),
-            force=True,
-        )
+        with storing(self._directory):
+            self._manager.save(
+                step,
+                metrics=metrics,
+                args=args.Composite(
+                    arrays=args.StandardSave(arrays),
+                    digest=args.JsonSave({"crc32": _digest(arrays)}),
+                ),
+                force=True,
+            )
 
     def restore(
         self, abstract: PyTree, say: Callable[[str], None]
@@ -83,19 +92,36 @@ class Checkpoints:
           say: told, a line each, which checkpoints are damaged.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
+            arrays, reason = None, "another process could not read it"
             try:
-                return step, self._restore_step(step, abstract)
+                arrays = self._restore_step(step, abstract)
             except Exception as error:
                 # Whatever a damaged file makes a reader raise: the run goes back.
                 reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-                say(f"checkpoint {step} is damaged ({reason}); going back further")
-                self._set_aside(step)
+            if not any_process(arrays is None):
+                return step, arrays
+            say(f"checkpoint {step} is damaged ({reason}); going back further")
+            self._set_aside(step)
         return None
 
     def close(self) -> None:
         """Waits for what is being saved and lets go of the directory."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            with storing(self._directory):
+                self._manager.wait_until_finished()
+                self._manager.close()
+        finally:
+            threading.excepthook, sys.excepthook = self._hooks
+
+    # What a saving thread raises comes back from the next save, or from close: once.
+
+    def _thread_failed(self, failure: Any) -> None:
+        if not type(failure.thread).__module__.startswith("orbax."):
+            self._hooks[0](failure)
+
+    def _callback_failed(self, *failure: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._hooks[1](*failure)
 
     def _restore_step(self, step: int, abstract: PyTree) -> PyTree:
         args = self._ocp.args
@@ -116,6 +142,7 @@ class Checkpoints:
             aside.mkdir(exist_ok=True)
             taken = sum(1 for _ in aside.iterdir())
             shutil.move(self._directory / str(step), aside / f"{step}_{taken}")
+        barrier(f"checkpoint {step} set aside")
         self._manager = self._open()
 
 

@@ -1,5 +1,6 @@
 """The training command: flags to :func:`dal_jax.training.train_and_evaluate`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -46,20 +47,28 @@ def _define_flags(values: flags.FlagValues) -> None:
         ("process_id", "Which of them this is, from 0."),
     ):
         flags.DEFINE_integer(name, None, text, flag_values=values)
+    flags.DEFINE_integer(
+        "connect_seconds",
+        300,
+        "How long to wait for the other processes.",
+        lower_bound=1,
+        flag_values=values,
+    )
 
 
 def _train(config: TrainConfig, values: flags.FlagValues) -> None:
-    from dal_jax.training import loop, parallel, summary
+    from dal_jax.training import loop, processes, summary
 
     if values.compilation_cache:
         cli.use_compilation_cache()
-    parallel.initialize(
+    processes.initialize(
         automatic=values.distributed == "auto",
         coordinator=values.coordinator,
         num_processes=values.num_processes,
         process_id=values.process_id,
+        connect_seconds=values.connect_seconds,
     )
-    speaks = parallel.is_main_process()
+    speaks = processes.is_main_process()
     workdir = values.workdir or str(Path("runs") / cli.config_name(values))
     try:
         result = loop.train_and_evaluate(
@@ -74,6 +83,10 @@ def _train(config: TrainConfig, values: flags.FlagValues) -> None:
         cli.end(error, 128 + error.signal_number)
     except loop.NonFiniteError as error:
         cli.end(error, 1)
+    except loop.StorageError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        # The writers that were cut short would complain at length as Python exits.
+        os._exit(1)
     if speaks and result:
         print(summary.format_summary(result, workdir))
 

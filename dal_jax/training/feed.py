@@ -16,7 +16,8 @@ from jax import lax
 
 from dal_jax.data import Split, batches
 from dal_jax.seeds import numpy_rng
-from dal_jax.training.parallel import Pmap, ShardedJit, local_rows
+from dal_jax.training.parallel import Pmap, ShardedJit
+from dal_jax.training.processes import local_rows
 
 PyTree = Any
 # (context, carry, batch) -> carry

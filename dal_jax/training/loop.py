@@ -17,14 +17,15 @@ from dal_jax.training import experiment as experiments
 from dal_jax.training import summary as summaries
 from dal_jax.training.checkpoint import Checkpoints
 from dal_jax.training.experiment import Carry, Experiment
-from dal_jax.training.parallel import (
+from dal_jax.training.prepare import Prepared, prepare
+from dal_jax.training.processes import (
     agree,
     any_process,
     is_main_process,
     refuse_together,
 )
-from dal_jax.training.prepare import Prepared, prepare
 from dal_jax.training.state import TrainMetrics
+from dal_jax.training.workdir import StorageError as StorageError
 from dal_jax.training.workdir import Workdir
 
 
@@ -66,6 +67,7 @@ def train_and_evaluate(
     Raises:
       InputError: a wrong configuration, before anything is written.
       NonFiniteError: the loss or its gradient was not finite.
+      StorageError: the run could not be written, as on a full disk.
       Interrupted: SIGTERM or Ctrl-C; the run is saved and can go on.
     """
     files = Workdir(workdir)

@@ -1,4 +1,4 @@
-"""Devices, meshes, maps and processes: the only file that knows them.
+"""Devices, meshes and maps: the only file that knows them.
 
 Two ways to run the same pure step on many devices. :class:`ShardedJit` (the default)
 lets ``jax.jit`` partition one program over a mesh whose ``data`` axis shares the batch
@@ -12,7 +12,7 @@ Every process holds the whole order and computes with its own share of it.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,9 +21,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dal_jax.errors import InputError, unknown_name
+from dal_jax.training.processes import local_rows
 
 PyTree = Any
-T = TypeVar("T")
 MODES = ("jit", "pmap")
 
 
@@ -224,93 +224,6 @@ class Pmap:
     def fetch(self, tree: PyTree) -> PyTree:
         """Returns replicated results as host arrays."""
         return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
-
-
-def initialize(
-    *,
-    automatic: bool,
-    coordinator: str | None,
-    num_processes: int | None,
-    process_id: int | None,
-) -> None:
-    """Joins this process to the others of a run, before any device is used.
-
-    Args:
-      automatic: let JAX find the others (Slurm, Cloud TPU, Kubernetes).
-      coordinator: ``host:port`` of process 0, where they are told by hand.
-      num_processes: how many there are.
-      process_id: which one this is, from 0.
-
-    Raises:
-      InputError: some of the last three without the others.
-    """
-    told = (coordinator, num_processes, process_id)
-    if automatic:
-        jax.distributed.initialize()
-    elif any(value is not None for value in told):
-        if any(value is None for value in told):
-            raise InputError(
-                "--coordinator, --num_processes and --process_id were not all given: "
-                "expected all three or none; give the missing ones"
-            )
-        jax.distributed.initialize(coordinator, num_processes, process_id)
-
-
-def barrier(name: str) -> None:
-    """Waits until every process has come here."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)
-
-
-def refuse_together(attempt: Callable[[], T]) -> T:
-    """Returns what ``attempt`` does, or raises on every process if one refuses.
-
-    A process that left alone would keep the others waiting for it.
-
-    Raises:
-      InputError: this process's, or one that points at the process that refused.
-    """
-    result, refusal = None, None
-    try:
-        result = attempt()
-    except InputError as error:
-        refusal = error
-    if any_process(refusal is not None):
-        raise refusal or InputError(
-            "another process of this run refused its input: see what it printed"
-        )
-    return cast(T, result)
-
-
-def local_rows(batch_size: int) -> slice:
-    """Returns which rows of a global batch belong to this process."""
-    share = batch_size // jax.process_count()
-    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-
-
-def is_main_process() -> bool:
-    """Returns whether this is the one process that writes and speaks."""
-    return jax.process_index() == 0
-
-
-def agree(number: int) -> int:
-    """Returns the main process's number on every process."""
-    if jax.process_count() == 1:
-        return number
-    from jax.experimental import multihost_utils
-
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-
-
-def any_process(flag: bool) -> bool:
-    """Returns on every process whether the flag is set on any of them."""
-    if jax.process_count() == 1:
-        return flag
-    from jax.experimental import multihost_utils
-
-    return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def _put(value: Any, sharding: NamedSharding) -> jax.Array:

@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,25 @@ from dal_jax.noise import NoiseRecord
 
 _FILES = ("config.json", "noise.npz", "metrics.jsonl", "summary.json", "report.html")
 _DIRECTORIES = ("checkpoints", "damaged_checkpoints", "profile")
+
+
+class StorageError(RuntimeError):
+    """A run that could not be written: one line with why and what to do."""
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turns whatever writing below ``path`` raises into a StorageError."""
+    try:
+        yield
+    except Exception as error:
+        # Orbax's own errors are pages long and name the system's only by number.
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        reason = os.strerror(int(code[1])) if code else str(error).split("\n")[0][:200]
+        raise StorageError(
+            f"cannot write to {path} ({reason}); what was saved before is whole: "
+            "mend that, and the same command goes on from there"
+        ) from error
 
 
 class Workdir:
@@ -104,7 +124,8 @@ class Workdir:
         elif self.noise.exists():
             self._check_labels(record)
         _write_json(self.path / "config.json", _plain(config))
-        record.save(self.noise)
+        with storing(self.path):
+            record.save(self.noise)
 
     def _check_labels(self, record: NoiseRecord) -> None:
         before = NoiseRecord.load(self.noise)
@@ -146,7 +167,7 @@ class Workdir:
 
     def append_metrics(self, entry: dict[str, Any]) -> None:
         """Adds one evaluation, on disk when this returns."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with storing(self.path), (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -185,8 +206,9 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 def _write_text(path: Path, text: str) -> None:
     # Written aside and moved: a reader, or a kill, meets the old file or the new one.
     aside = path.with_name(path.name + ".writing")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    with storing(path.parent):
+        with aside.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
