@@ -139,9 +139,7 @@ def format_details(runs: list[dict[str, Any]]) -> str:
 _KEYS = ("noise", "loss")
 
 
-def _select(
-    runs: list[dict[str, Any]], noise: str, loss: str
-) -> list[dict[str, Any]]:
+def _select(runs: list[dict[str, Any]], noise: str, loss: str) -> list[dict[str, Any]]:
     return [r for r in runs if (r["noise"], r["loss"]) == (noise, loss)]
 
 
