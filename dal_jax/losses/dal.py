@@ -8,6 +8,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.errors import unknown_name
 from dal_jax.losses import log_space
@@ -271,14 +272,19 @@ def gce_term(log_p: jax.Array, q: jax.Array) -> jax.Array:
     return jnp.where(q == 0, -log_p, loss)
 
 
-@gce_term.defjvp
 def _gce_term_jvp(primals, tangents):
     log_p, q = primals
     d_log_p, d_q = tangents
+    tangent = jnp.zeros(jnp.broadcast_shapes(log_p.shape, q.shape), log_p.dtype)
     # Autodiff of the quotient would lose p^q of a hopeless example to cancellation.
-    tangent = -jnp.exp(q * log_p) * d_log_p
-    tangent -= log_p**2 * _expm1_ratio_slope(q * log_p) * d_q
+    if not isinstance(d_log_p, SymbolicZero):
+        tangent -= jnp.exp(q * log_p) * d_log_p
+    if not isinstance(d_q, SymbolicZero):
+        tangent -= log_p**2 * _expm1_ratio_slope(q * log_p) * d_q
     return gce_term(log_p, q), tangent
+
+
+gce_term.defjvp(_gce_term_jvp, symbolic_zeros=True)
 
 
 def _expm1_ratio_slope(x: jax.Array) -> jax.Array:

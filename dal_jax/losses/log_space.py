@@ -37,6 +37,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 Term = Callable[..., jax.Array]
 
@@ -108,16 +109,11 @@ def log_probs(logits: jax.Array, axis: int) -> jax.Array:
 
 
 def select_label(values: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
-    """Picks ``values`` ``[..., num_classes]`` at the labels, or averages under them.
-
-    A comparison with an iota, not a gather: it fuses with its neighbours, its
-    transpose is no scatter, and the class axis may be sharded.
-    """
+    """Picks ``values`` ``[..., num_classes]`` at the labels, or averages under them."""
     if labels.ndim == values.ndim:
         return jnp.sum(labels * values, axis)
-    picked = jnp.sum(jnp.where(one_hot(labels, values.shape, axis), values, 0), axis)
     known = (labels >= 0) & (labels < values.shape[axis])
-    return jnp.where(known, picked, jnp.nan)
+    return jnp.where(known, _pick(axis, values, labels), jnp.nan)
 
 
 def one_hot(labels: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
@@ -162,10 +158,138 @@ def of_label(
     as_float = functools.partial(jnp.asarray, dtype=logits.dtype)
     parameters = tuple(map(as_float, parameters))
     weight = None if entropy_weight is None else as_float(entropy_weight)
-    return mask(_rows(term, axis, logits, labels, weight, parameters), where)
+    rows = _of_distribution if labels.ndim == logits.ndim else _of_label
+    return mask(rows(term, axis, logits, labels, weight, parameters), where)
 
 
-def _rows(
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _of_label(
+    term: Term,
+    axis: int,
+    logits: jax.Array,
+    labels: jax.Array,
+    weight: jax.Array | None,
+    parameters: tuple[jax.Array, ...],
+) -> jax.Array:
+    softmax = _Softmax(logits, labels, axis, with_entropy=weight is not None)
+    loss = term(softmax.log_p, *parameters)
+    return loss if weight is None else loss + weight * softmax.entropy
+
+
+def _of_label_jvp(term, axis, primals, tangents):
+    """One pass over the logits writes the whole gradient, which is the tangent map."""
+    logits, labels, weight, parameters = primals
+    d_logits, _, d_weight, d_parameters = tangents
+    softmax = _Softmax(logits, labels, axis, with_entropy=weight is not None)
+    log_p = softmax.log_p
+    loss, slope = jax.jvp(
+        lambda log_p: term(log_p, *parameters), (log_p,), (jnp.ones_like(log_p),)
+    )
+    tangent = jnp.zeros_like(loss)
+    if weight is not None:
+        loss += weight * softmax.entropy
+        if not _is_zero(d_weight):
+            tangent += d_weight * softmax.entropy
+    if not all(map(_is_zero, d_parameters)):
+        d_parameters = map(_instantiate, parameters, d_parameters)
+        of_parameters = functools.partial(term, log_p)
+        tangent += jax.jvp(of_parameters, parameters, tuple(d_parameters))[1]
+    if not _is_zero(d_logits):
+        gradient = softmax.gradient(slope, weight)
+        tangent += jnp.sum(gradient * d_logits, axis)
+    return loss, tangent
+
+
+_of_label.defjvp(_of_label_jvp, symbolic_zeros=True)
+
+
+class _Softmax:
+    """What the loss and its gradient share, so that the logits are exponentiated once.
+
+    All attributes but ``shifted`` and ``exps`` have the shape of the labels.
+    """
+
+    def __init__(
+        self, logits: jax.Array, labels: jax.Array, axis: int, *, with_entropy: bool
+    ):
+        top = jax.lax.stop_gradient(jnp.max(logits, axis))
+        self.axis, self.labels = axis, labels
+        self.shifted = logits - jnp.expand_dims(top, axis)
+        self.exps = jnp.exp(self.shifted)
+        self.total = jnp.sum(self.exps, axis)
+        self.log_total = jnp.log(self.total)
+        self.log_p = select_label(logits, labels, axis) - top - self.log_total
+        if with_entropy:
+            mean = _weighted_sum(axis, self.exps, logits, top) / self.total
+            self.entropy = self.log_total - mean
+
+    def gradient(self, slope: jax.Array, weight: jax.Array | None) -> jax.Array:
+        """Of ``f(log_p) + weight * entropy`` where ``f`` has the slope given."""
+        widen = functools.partial(jnp.expand_dims, axis=self.axis)
+        labelled = one_hot(self.labels, self.shifted.shape, self.axis)
+        gradient = jnp.where(labelled, widen(slope), 0)
+        if weight is None:
+            return gradient - self.exps * widen(slope / self.total)
+        # p (log p + H), with the division by the total done once a row.
+        constant = slope + weight * (self.entropy - self.log_total)
+        linear = widen(weight / self.total) * self.shifted
+        return gradient - self.exps * (widen(constant / self.total) + linear)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _pick(axis: int, values: jax.Array, labels: jax.Array) -> jax.Array:
+    index = jnp.expand_dims(labels.astype(jnp.int32), axis)
+    return jnp.take_along_axis(values, index, axis, mode="clip").squeeze(axis)
+
+
+@_pick.defjvp
+def _pick_jvp(axis, primals, tangents):
+    # A comparison with an iota transposes to a select, where a gather would to a
+    # scatter, which is slow and fuses with nothing.
+    values, labels = primals
+    labelled = one_hot(labels, values.shape, axis)
+    tangent = jnp.sum(jnp.where(labelled, tangents[0], 0), axis)
+    return _pick(axis, values, labels), tangent
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _weighted_sum(
+    axis: int, weights: jax.Array, values: jax.Array, origin: jax.Array
+) -> jax.Array:
+    """Sum of ``weights * (values - origin)``, with no array of that size in memory."""
+    num_classes = values.shape[axis]
+    # The largest power of two keeps the blocks whole where the axis is sharded.
+    blocks = num_classes & -num_classes
+    while blocks > 1 and num_classes // blocks < 64:
+        blocks //= 2
+
+    def plain(weights, values, origin):
+        return jnp.sum(weights * (values - jnp.expand_dims(origin, axis)), axis)
+
+    def blocked(weights, values, origin):
+        # XLA's CPU backend turns a sum over an outer axis into vector instructions,
+        # but writes its factors out before a sum over the innermost one. Subtracting
+        # after the reshape keeps it from rewriting this as the latter.
+        shape = (*values.shape[:-1], blocks, num_classes // blocks)
+        offset = values.reshape(shape) - origin[..., None, None]
+        return jnp.sum(jnp.sum(weights.reshape(shape) * offset, -2), -1)
+
+    if axis != values.ndim - 1 or blocks == 1:
+        return plain(weights, values, origin)
+    return jax.lax.platform_dependent(
+        weights, values, origin, cpu=blocked, default=plain
+    )
+
+
+@_weighted_sum.defjvp
+def _weighted_sum_jvp(axis, primals, tangents):
+    (weights, values, origin), (d_weights, d_values, _) = primals, tangents
+    offset = values - jnp.expand_dims(origin, axis)
+    tangent = jnp.sum(d_weights * offset + weights * d_values, axis)
+    return _weighted_sum(axis, weights, values, origin), tangent
+
+
+def _of_distribution(
     term: Term,
     axis: int,
     logits: jax.Array,
@@ -174,11 +298,8 @@ def _rows(
     parameters: tuple[jax.Array, ...],
 ) -> jax.Array:
     log_p = log_probs(logits, axis)
-    if labels.ndim == logits.ndim:
-        widened = (jnp.expand_dims(p, axis) if p.ndim else p for p in parameters)
-        loss = select_label(term(log_p, *widened), labels, axis)
-    else:
-        loss = term(select_label(log_p, labels, axis), *parameters)
+    widened = (jnp.expand_dims(p, axis) if p.ndim else p for p in parameters)
+    loss = select_label(term(log_p, *widened), labels, axis)
     return loss if weight is None else loss + weight * entropy(log_p, axis)
 
 
@@ -188,6 +309,14 @@ def _shift(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     # Only a logit of -inf reaches the bound, where p log p would be NaN instead of 0.
     shifted = jnp.maximum(logits - top, jnp.finfo(logits.dtype).min)
     return shifted, jnp.log(jnp.sum(jnp.exp(shifted), axis, keepdims=True))
+
+
+def _is_zero(tangent: Any) -> bool:
+    return tangent is None or isinstance(tangent, SymbolicZero)
+
+
+def _instantiate(primal: jax.Array, tangent: Any) -> jax.Array:
+    return jnp.zeros_like(primal) if _is_zero(tangent) else tangent
 
 
 def _shapes(what: str, logits: Any, axis: int) -> str:
