@@ -75,6 +75,12 @@ def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
         raise InputError(
             f"{error}: expected a flag and a value as --help lists them"
         ) from None
+    except Exception as error:
+        # The file is the user's own code and may raise anything.
+        raise InputError(
+            f"config file {path!r} does not load ({type(error).__name__}: {error}): "
+            "expected Python with get_config(); mend it or give another --config"
+        ) from error
     if rest:
         raise InputError(
             f"unexpected argument {rest[0]!r}: expected only --flags; "
@@ -89,7 +95,22 @@ def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
     for field in cleared:
         *parents, name = field.split(".")
         setattr(functools.reduce(getattr, parents, config), name, None)
+    _check_tuples(config)
     return config
+
+
+def _check_tuples(config: TrainConfig) -> None:
+    # The flags of all other types refuse by themselves what is not of the type.
+    for field, kind in _leaf_fields(TrainConfig):
+        if typing.get_origin(kind) is tuple:
+            value = functools.reduce(getattr, field.split("."), config)
+            item = typing.get_args(kind)[0]
+            good = (int,) if item is int else (int, float)
+            if not (isinstance(value, tuple) and all(type(x) in good for x in value)):
+                raise InputError(
+                    f"config field {field!r} is {value!r}: expected a tuple of "
+                    f"{item.__name__}, written as --config.{field}=1,2"
+                )
 
 
 def _check_overrides(argv: list[str]) -> tuple[list[str], list[str]]:

@@ -43,7 +43,11 @@ def make_parallel(
     if mode not in MODES:
         raise unknown_name("parallel mode", mode, MODES)
     devices = jax.device_count()
-    if devices % model_devices or (mode == "pmap" and model_devices > 1):
+    if (
+        model_devices < 1
+        or devices % model_devices
+        or (mode == "pmap" and model_devices > 1)
+    ):
         raise InputError(
             f"model_devices={model_devices} does not fit: expected a divisor of the "
             f"{devices} devices, and parallel=jit; set --config.model_devices=1"
