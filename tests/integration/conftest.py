@@ -1,0 +1,97 @@
+"""The training command, in a process of its own or in this one."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Seconds after which a command that should have ended has hung.
+PATIENCE = 240
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def user_cache(tmp_path_factory) -> Path:
+    """One directory of compiled programs for all tests and their processes."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    return base / "user_cache"
+
+
+@pytest.fixture
+def environment(user_cache) -> dict[str, str]:
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XDG_CACHE_HOME": str(user_cache),
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "XLA_FLAGS": "",
+    }
+
+
+@pytest.fixture
+def start_training(environment) -> Any:
+    """Starts ``train.py`` in a process of its own; what still runs is killed."""
+    started: list[subprocess.Popen] = []
+
+    def start(*arguments: str, devices: int = 1, **options: Any) -> subprocess.Popen:
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *map(str, arguments)],
+            cwd=ROOT,
+            env=environment | {"XLA_FLAGS": flags},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def run_training(start_training) -> Callable[..., Outcome]:
+    """Runs ``train.py`` in a process of its own to its end."""
+
+    def run(*arguments: str, **options: Any) -> Outcome:
+        process = start_training(*arguments, **options)
+        out, err = process.communicate(timeout=PATIENCE)
+        return Outcome(process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, user_cache) -> Callable[..., Outcome]:
+    """Runs the training command in this process."""
+    from dal_jax.training.command import main
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(user_cache))
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+        status = 0
+        try:
+            main("test")
+        except SystemExit as error:
+            status = error.code or 0
+        printed = capsys.readouterr()
+        return Outcome(status, printed.out, printed.err)
+
+    return run
