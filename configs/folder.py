@@ -1,0 +1,36 @@
+"""Your own images, a directory a class, with whatever wrong labels they have.
+
+    python train.py --config=configs/folder.py --config.dataset.data_dir=photos
+
+``photos/train/ant/1.jpg`` is an ant by its given label, which may be wrong; a
+``photos/test`` with labels that you trust gives a test accuracy. A tenth of the
+training images is held out, with their given labels, to choose hyper-parameters by. For
+a CSV file of paths and labels set ``--config.dataset.name=list`` and
+``--config.dataset.train_path``.
+
+Images are cut to 64x64 pixels; ``--config.dataset.image_size`` sets another size, and
+from about 128 on ``--config.model.name=resnet50`` is the better network. On a CPU
+``--config.model.name=cnn`` is some hundred times faster. Accuracy and time are those of
+your data.
+"""
+
+from dal_jax.config import (
+    AugmentationConfig,
+    DatasetConfig,
+    ModelConfig,
+    NoiseConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> TrainConfig:
+    """Returns a run on a folder of images."""
+    return TrainConfig(
+        dataset=DatasetConfig(name="folder", image_size=64, validation_fraction=0.1),
+        noise=NoiseConfig(kind="none"),
+        model=ModelConfig(name="resnet18"),
+        augmentation=AugmentationConfig(crop_padding=8, flip=True),
+        optimizer=OptimizerConfig(learning_rate=0.02, weight_decay=5e-4),
+        num_epochs=100,
+    )
