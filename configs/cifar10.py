@@ -1,7 +1,7 @@
-"""CIFAR-10 as the released code of Dynamics-Aware Loss trains it.
+r"""CIFAR-10 as the released code of Dynamics-Aware Loss trains it.
 
-    python train.py --config=configs/cifar10.py \\
-        --config.dataset.data_dir=TFDS_DIRECTORY \\
+    python train.py --config=configs/cifar10.py \
+        --config.dataset.data_dir=TFDS_DIRECTORY \
         --config.noise.kind=file --config.noise.path=cifar10_40.npy
 
 Reproduces the CIFAR recipe of Li et al. (2023), arXiv:2303.11562: ResNet-18 with a 3x3

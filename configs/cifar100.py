@@ -1,7 +1,7 @@
-"""CIFAR-100 as the released code of Dynamics-Aware Loss trains it.
+r"""CIFAR-100 as the released code of Dynamics-Aware Loss trains it.
 
-    python train.py --config=configs/cifar100.py \\
-        --config.dataset.data_dir=TFDS_DIRECTORY \\
+    python train.py --config=configs/cifar100.py \
+        --config.dataset.data_dir=TFDS_DIRECTORY \
         --config.noise.kind=file --config.noise.path=cifar100_40.npy
 
 The recipe of ``configs/cifar10.py`` with 100 classes and the losses' hyper-parameters

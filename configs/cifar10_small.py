@@ -1,7 +1,7 @@
-"""Real CIFAR-10 at a laptop's size: 5,000 training images at 16x16, a small CNN.
+r"""Real CIFAR-10 at a laptop's size: 5,000 training images at 16x16, a small CNN.
 
-    python train.py --config=configs/cifar10_small.py \\
-        --config.dataset.data_dir=TFDS_DIRECTORY \\
+    python train.py --config=configs/cifar10_small.py \
+        --config.dataset.data_dir=TFDS_DIRECTORY \
         --config.noise.kind=file --config.noise.path=LABELS.npy
 
 Without the last two flags the noise is symmetric at 40 %, drawn here. A label file

@@ -1,7 +1,7 @@
-"""Clothing1M: a million clothes of 14 classes, labelled by the text around them.
+r"""Clothing1M: a million clothes of 14 classes, labelled by the text around them.
 
-    python train.py --config=configs/clothing1m.py \\
-        --config.dataset.data_dir=CLOTHING1M_DIRECTORY \\
+    python train.py --config=configs/clothing1m.py \
+        --config.dataset.data_dir=CLOTHING1M_DIRECTORY \
         --config.dataset.train_path=train.csv --config.dataset.test_path=test.csv
 
 Reproduces nothing: no recipe for this set was released with Dynamics-Aware Loss, and

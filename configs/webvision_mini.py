@@ -1,7 +1,7 @@
-"""mini-WebVision: the first 50 classes of WebVision 1.0, with the noise they came with.
+r"""mini-WebVision: the first 50 classes of WebVision 1.0, with the noise they came with.
 
-    python train.py --config=configs/webvision_mini.py \\
-        --config.dataset.data_dir=WEBVISION_DIRECTORY \\
+    python train.py --config=configs/webvision_mini.py \
+        --config.dataset.data_dir=WEBVISION_DIRECTORY \
         --config.dataset.train_path=train.csv --config.dataset.test_path=test.csv
 
 Reproduces the mini-WebVision recipe of Li et al. (2023), arXiv:2303.11562: ResNet-50 at
