@@ -271,7 +271,7 @@ def test_list_of_integers_is_sorted_as_integers(images):
 
 def test_list_by_other_columns_and_directory(images, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("lists") / "a.csv"
-    write_list(elsewhere, [("x", "1.png", "b")], ("note", "path", "given"))
+    write_list(elsewhere, [("1.png", "x", "b")], ("path", "note", "given"))
     elsewhere.write_bytes(
         b"\xef\xbb\xbf" + elsewhere.read_bytes()
     )  # as spreadsheets do
