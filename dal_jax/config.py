@@ -55,9 +55,24 @@ class LossConfig:
     q_end: float | None = None
     bootstrap: str | None = None
     per_epoch: bool = False  # hold scheduled coefficients within an epoch
-    q: float | None = None
+    a: float | None = None
     alpha: float | None = None
     beta: float | None = None
+    gamma: float | None = None
+    min_probability: float | None = None
+    noise_rate: float | None = None  # assumed by the corrections
+    num_iters: int | None = None
+    num_negatives: int | None = None
+    order: int | None = None
+    p: float | None = None
+    pi: float | None = None
+    q: float | None = None
+    regularization_growth: float | None = None  # factor an epoch
+    regularization_weight: float | None = None
+    t1: float | None = None
+    t2: float | None = None
+    tau: float | None = None
+    temperature: float | None = None
 
 
 @dataclasses.dataclass

@@ -8,101 +8,72 @@ where=None)`` in a module of this package and put one line into a table below:
   ``num_classes`` is passed where the function has a keyword of that name.
 - ``FACTORIES`` for a loss that depends on the step by itself, draws random numbers or
   has coefficients to report: ``factory(*, hyper=default, ...) -> PureLoss``.
-  ``total_steps`` and ``num_classes`` are passed where the factory has keywords of
-  these names.
+  ``total_steps``, ``steps_per_epoch`` and ``num_classes`` are passed where the factory
+  has keywords of these names.
 - ``STATEFUL`` for a loss with a memory of every example: the same, with a
   ``num_examples`` keyword, and returning a :class:`StatefulLoss`.
 
-Published hyper-parameters go into ``presets.py``, with where they come from.
+Published hyper-parameters go into ``presets.py``, with where they come from, and the
+range of a hyper-parameter into ``ranges.py``, so that a wrong value ends a run before
+it begins.
 """
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from dal_jax.errors import InputError, unknown_name
-from dal_jax.losses import dal
+from dal_jax.losses import (
+    active_passive,
+    asymmetric,
+    bootstrapping,
+    dal,
+    factories,
+    focusing,
+    interpolating,
+    normalized,
+    tempered,
+)
+from dal_jax.losses.factories import Loss, PureLoss, StatefulLoss, at_step
 from dal_jax.losses.presets import preset_values
-from dal_jax.schedules import CIFAR_EPOCH, CIFAR_STEPS, dal_schedule
-
-Loss = Callable[[jax.Array, jax.Array, jax.typing.ArrayLike], jax.Array]
-Coefficients = Callable[[jax.typing.ArrayLike], dict[str, jax.Array]]
-
-
-def _no_coefficients(step: jax.typing.ArrayLike) -> dict[str, jax.Array]:
-    del step
-    return {}
-
-
-class StatefulLoss(NamedTuple):
-    """A loss that may remember something of every example, as a pair of functions.
-
-    Attributes:
-      init: ``init() -> memory``, a pytree; ``()`` for a loss without one.
-      apply: ``apply(logits, labels, step, memory, index) -> (loss, memory)``, pure;
-        ``index`` ``[...]`` holds the examples' places in the training set.
-      coefficients: ``coefficients(step) -> dict`` of what moves, or what a report
-        wants to compare with it, by name; ``{}`` for most losses.
-    """
-
-    init: Callable[[], Any]
-    apply: Callable[..., tuple[jax.Array, Any]]
-    coefficients: Coefficients = _no_coefficients
-
-
-class PureLoss(NamedTuple):
-    """A loss without memory, and the coefficients that it reports."""
-
-    apply: Loss
-    coefficients: Coefficients = _no_coefficients
-
-
-def _dal(
-    *,
-    total_steps: int | None = None,
-    q_start: jax.typing.ArrayLike = 0.6,
-    q_end: jax.typing.ArrayLike = 1.5,
-    steps_per_epoch: int | None = None,
-    bootstrap: str = "soft",
-) -> PureLoss:
-    if total_steps is None:
-        total_steps, steps_per_epoch = CIFAR_STEPS, steps_per_epoch or CIFAR_EPOCH
-    schedule = dal_schedule(
-        total_steps, q_start=q_start, q_end=q_end, steps_per_epoch=steps_per_epoch
-    )
-
-    def apply(logits, labels, step):
-        return dal.dal_loss(
-            logits, labels, step, schedule=schedule, bootstrap=bootstrap
-        )
-
-    return PureLoss(apply, lambda step: schedule(step)._asdict())
-
-
-def _gce(*, q: Any = 0.7) -> PureLoss:
-    def apply(logits, labels, step):
-        return dal.gce(logits, labels, q=_at(step, q))
-
-    def coefficients(step):
-        return {"q": jnp.asarray(_at(step, q)), "bootstrap_weight": jnp.zeros(())}
-
-    return PureLoss(apply, coefficients)
-
+from dal_jax.losses.ranges import check_ranges
 
 FUNCTIONS: dict[str, Callable[..., jax.Array]] = {
+    "ael": asymmetric.ael,
+    "agce": asymmetric.agce,
+    "anl_ce": active_passive.anl_ce,
+    "aul": asymmetric.aul,
+    "bi_tempered": tempered.bi_tempered,
     "ce": dal.ce,
+    "focal": focusing.focal,
+    "hard_bootstrapping": bootstrapping.hard_bootstrapping,
+    "js": interpolating.js,
     "mae": dal.mae,
+    "nce": normalized.nce,
+    "nce_agce": active_passive.nce_agce,
+    "nce_rce": active_passive.nce_rce,
+    "nfl": normalized.nfl,
+    "nnce": normalized.nnce,
+    "phuber_ce": interpolating.phuber_ce,
+    "rce": active_passive.rce,
+    "sce": active_passive.sce,
+    "soft_bootstrapping": bootstrapping.soft_bootstrapping,
+    "taylor_ce": interpolating.taylor_ce,
 }
 FACTORIES: dict[str, Callable[..., PureLoss]] = {
-    "dal": _dal,
-    "gce": _gce,
+    "backward_correction": factories.make_backward_correction,
+    "ce_sr": factories.make_ce_sr,
+    "dal": factories.make_dal,
+    "forward_correction": factories.make_forward_correction,
+    "gce": factories.make_gce,
+    "nlnl": factories.make_nlnl,
 }
-STATEFUL: dict[str, Callable[..., StatefulLoss]] = {}
+STATEFUL: dict[str, Callable[..., StatefulLoss]] = {"elr": factories.make_elr}
 
-_NOT_HYPERPARAMETERS = ("axis", "where", "total_steps", "num_classes", "num_examples")
+_OF_THE_RUN = ("total_steps", "steps_per_epoch", "num_classes", "num_examples")
+_NOT_HYPERPARAMETERS = ("axis", "where", *_OF_THE_RUN)
 
 
 def names() -> tuple[str, ...]:
@@ -122,15 +93,15 @@ def accepted(name: str) -> tuple[str, ...]:
       name: one of :func:`names`.
 
     Returns:
-      What :func:`make` takes by keyword for this loss, besides ``total_steps``,
-      ``num_classes`` and ``preset``.
+      What :func:`make` takes by keyword for this loss, besides the keywords that it
+      has for all.
 
     Raises:
       InputError: if there is no such loss.
 
     Example:
       >>> accepted("dal")
-      ('q_start', 'q_end', 'steps_per_epoch', 'bootstrap')
+      ('q_start', 'q_end', 'per_epoch', 'bootstrap')
     """
     return tuple(k for k in _keywords(name) if k not in _NOT_HYPERPARAMETERS)
 
@@ -139,6 +110,7 @@ def make(
     name: str,
     *,
     total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
     num_classes: int | None = None,
     preset: str | None = None,
     **hyperparameters: Any,
@@ -149,20 +121,23 @@ def make(
       name: one of :func:`names`.
       total_steps: the run's length, for the losses that follow a schedule. Without
         it ``dal`` takes the released CIFAR recipe's, 150 epochs of 391 steps.
+      steps_per_epoch: for the losses that change from epoch to epoch: ``dal`` and
+        ``ce_sr`` then hold their coefficients within one, unless ``per_epoch=False``.
       num_classes: the number of classes, for the losses that need it beforehand.
       preset: published hyper-parameters to start from, see
         :func:`dal_jax.losses.presets.names`.
       **hyperparameters: the loss's own, see :func:`accepted`; they win over the
-        preset's. Those of losses without a schedule of their own may be optax
-        schedules, functions of the step.
+        preset's. Real ones may be optax schedules, functions of the step, but for
+        those that make a schedule themselves, as of ``dal``.
 
     Returns:
       ``loss(logits, labels, step)`` with logits ``[..., num_classes]``, integer labels
       or distributions and a step that may be traced; the result has shape ``[...]``.
 
     Raises:
-      InputError: if the loss, the preset or a hyper-parameter is unknown, or if the
-        loss needs :func:`make_stateful`.
+      InputError: if the loss, the preset or a hyper-parameter is unknown, if a
+        hyper-parameter is out of its range, or if the loss needs
+        :func:`make_stateful`.
 
     Example:
       >>> import numpy as np
@@ -177,7 +152,14 @@ def make(
             f"loss {name!r} remembers every example, which make cannot pass on: "
             "use make_stateful"
         )
-    return _make_pure(name, preset, hyperparameters, total_steps, num_classes).apply
+    given = _checked(name, preset, hyperparameters)
+    given |= _wanted(
+        name,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        num_classes=num_classes,
+    )
+    return _make_pure(name, given).apply
 
 
 def make_stateful(
@@ -185,6 +167,7 @@ def make_stateful(
     *,
     num_examples: int,
     total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
     num_classes: int | None = None,
     preset: str | None = None,
     **hyperparameters: Any,
@@ -195,6 +178,7 @@ def make_stateful(
       name: one of :func:`names`; a loss without memory is wrapped.
       num_examples: size of the training set that ``index`` refers to.
       total_steps: as for :func:`make`.
+      steps_per_epoch: as for :func:`make`.
       num_classes: as for :func:`make`.
       preset: as for :func:`make`.
       **hyperparameters: as for :func:`make`.
@@ -203,7 +187,7 @@ def make_stateful(
       The loss as a :class:`StatefulLoss`.
 
     Raises:
-      InputError: if the loss, the preset or a hyper-parameter is unknown.
+      InputError: as for :func:`make`.
 
     Example:
       >>> import numpy as np
@@ -215,16 +199,17 @@ def make_stateful(
       >>> print(value, memory, loss.coefficients(0))
       [0.75 0.75] () {}
     """
+    given = _checked(name, preset, hyperparameters)
+    given |= _wanted(
+        name,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        num_classes=num_classes,
+        num_examples=num_examples,
+    )
     if name in STATEFUL:
-        given = _checked(name, preset, hyperparameters)
-        given |= _wanted(
-            name,
-            total_steps=total_steps,
-            num_classes=num_classes,
-            num_examples=num_examples,
-        )
         return STATEFUL[name](**given)
-    pure = _make_pure(name, preset, hyperparameters, total_steps, num_classes)
+    pure = _make_pure(name, given)
 
     def apply(logits, labels, step, memory, index):
         del index
@@ -233,28 +218,16 @@ def make_stateful(
     return StatefulLoss(lambda: (), apply, pure.coefficients)
 
 
-def _make_pure(
-    name: str,
-    preset: str | None,
-    hyperparameters: dict[str, Any],
-    total_steps: int | None,
-    num_classes: int | None,
-) -> PureLoss:
-    given = _checked(name, preset, hyperparameters)
-    given |= _wanted(name, total_steps=total_steps, num_classes=num_classes)
+def _make_pure(name: str, given: dict[str, Any]) -> PureLoss:
     if name in FACTORIES:
         return FACTORIES[name](**given)
     function = FUNCTIONS[name]
 
     def apply(logits, labels, step):
-        at_step = {k: _at(step, v) for k, v in given.items()}
-        return function(logits, labels, **at_step)
+        now = {k: at_step(v, step) for k, v in given.items()}
+        return function(logits, labels, **now)
 
     return PureLoss(apply)
-
-
-def _at(step: jax.typing.ArrayLike, value: Any) -> Any:
-    return value(step) if callable(value) else value
 
 
 def _keywords(name: str) -> tuple[str, ...]:
@@ -274,6 +247,7 @@ def _checked(name: str, preset: str | None, hyperparameters: dict) -> dict[str, 
             f"it accepts {', '.join(known) or 'none'}"
         )
     from_preset = {} if preset is None else preset_values(preset, name)
+    check_ranges(name, hyperparameters)
     return from_preset | hyperparameters
 
 

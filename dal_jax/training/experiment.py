@@ -65,6 +65,8 @@ def check(config: TrainConfig) -> None:
         _at_least(name, getattr(config, name), 1)
     _at_least("keep_checkpoints", config.keep_checkpoints, 1)
     _at_least("seed", config.seed, 0)
+    for name, seed in vars(config.seeds).items():
+        _at_least(f"seeds.{name}", 0 if seed is None else seed, 0)
     if config.precision not in _PRECISIONS:
         raise unknown_name("precision", config.precision, _PRECISIONS)
     if config.on_nonfinite not in ("stop", "skip"):
@@ -91,13 +93,14 @@ def make_loss(
         and (value := getattr(config, field.name)) is not None
     }
     accepted = losses.accepted(config.name)
-    if config.per_epoch and "steps_per_epoch" in accepted:
-        hyperparameters["steps_per_epoch"] = steps_per_epoch
+    if "per_epoch" in accepted:
+        hyperparameters["per_epoch"] = config.per_epoch
     if "seed" in accepted:
         hyperparameters.setdefault("seed", seed)
     return losses.make_stateful(
         config.name,
         total_steps=max(num_epochs * steps_per_epoch, 1),
+        steps_per_epoch=steps_per_epoch,
         num_classes=num_classes,
         num_examples=num_examples,
         preset=config.preset,

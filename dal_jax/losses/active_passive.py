@@ -1,0 +1,255 @@
+r"""Sums of a loss that fits and a loss that is robust.
+
+An active loss only raises the probability of the given label; a passive one also
+lowers those of the others. Ma et al. (2020), arXiv:2006.13554, join one robust loss of
+each kind, because either alone fits too little.
+
+Every function here is a weighted sum of two of the family, and so are its derivative
+and its agreement with the released code.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from dal_jax.losses.asymmetric import agce
+from dal_jax.losses.dal import ce, mae
+from dal_jax.losses.normalized import nce, nnce
+
+# The reverse cross entropy takes the logarithm of a one-hot label; log 0 is this.
+_LOG_ZERO = math.log(1e-4)
+
+
+def rce(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    r"""Reverse cross entropy, :math:`-\sum_k p_k \log y_k = A \, (1 - p_y)`.
+
+    :math:`\log 0` stands for :math:`-A = \log 10^{-4}`, so it is :math:`A = 9.21` times
+    the mean absolute error, and symmetric. The released code holds :math:`A` in single
+    precision (1.3e-7 more) and counts no probability below 1e-6, which adds up to
+    :math:`10^{-6} A K`.
+
+    Args:
+      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
+        float32.
+      labels: integers ``[...]``, or distributions ``[..., num_classes]``, under which
+        the loss is averaged.
+      axis: the class axis of ``logits``.
+      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
+
+    Returns:
+      The loss of each example, ``[...]``, between 0 and 9.21.
+
+    Raises:
+      AssertionError: at trace time, naming the argument whose rank, shape or dtype
+        does not fit.
+
+    Example:
+      >>> import numpy as np
+      >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
+      >>> print(np.array(rce(logits, jnp.array([0, 1]))).round(3))
+      [1.439 4.545]
+
+    References:
+      Wang et al., 2019, arXiv:1908.06112.
+    """
+    return -_LOG_ZERO * mae(logits, labels, axis=axis, where=where)
+
+
+def sce(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    alpha: jax.typing.ArrayLike = 0.1,
+    beta: jax.typing.ArrayLike = 1.0,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    r"""Symmetric cross entropy, :math:`\alpha \, \mathrm{CE} + \beta \, \mathrm{RCE}`.
+
+    With ``beta = 0`` the cross entropy, with ``alpha = 0`` :func:`rce`, whose note on
+    the released code holds here too.
+
+    Args:
+      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
+        float32.
+      labels: integers ``[...]``, or distributions ``[..., num_classes]``, under which
+        the loss is averaged.
+      alpha: weight of the cross entropy, at least 0; scalar or ``[...]``.
+      beta: weight of the reverse cross entropy, at least 0; scalar or ``[...]``.
+      axis: the class axis of ``logits``.
+      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
+
+    Returns:
+      The loss of each example, ``[...]``, at least 0.
+
+    Raises:
+      AssertionError: at trace time, naming the argument whose rank, shape or dtype
+        does not fit.
+
+    Example:
+      >>> import numpy as np
+      >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
+      >>> print(np.array(sce(logits, jnp.array([0, 1]))).round(3))
+      [1.456 4.614]
+
+    References:
+      Wang et al., 2019, arXiv:1908.06112.
+    """
+    forward = ce(logits, labels, axis=axis, where=where)
+    reverse = rce(logits, labels, axis=axis, where=where)
+    return jnp.multiply(alpha, forward) + jnp.multiply(beta, reverse)
+
+
+def nce_rce(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    alpha: jax.typing.ArrayLike = 1.0,
+    beta: jax.typing.ArrayLike = 1.0,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    r"""Normalised plus reverse cross entropy, an active and a passive loss.
+
+    .. math::
+      L = \alpha \, \mathrm{NCE} + \beta \, \mathrm{RCE}
+
+    Args:
+      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
+        float32.
+      labels: integers ``[...]``, or distributions ``[..., num_classes]``, under which
+        the loss is averaged.
+      alpha: weight of the active loss, at least 0; scalar or ``[...]``.
+      beta: weight of the passive loss, at least 0; scalar or ``[...]``.
+      axis: the class axis of ``logits``.
+      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
+
+    Returns:
+      The loss of each example, ``[...]``, at least 0.
+
+    Raises:
+      AssertionError: at trace time, naming the argument whose rank, shape or dtype
+        does not fit.
+
+    Example:
+      >>> import numpy as np
+      >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
+      >>> print(np.array(nce_rce(logits, jnp.array([0, 1]))).round(3))
+      [1.47  4.738]
+
+    References:
+      Ma et al., 2020, arXiv:2006.13554.
+    """
+    active = nce(logits, labels, axis=axis, where=where)
+    passive = rce(logits, labels, axis=axis, where=where)
+    return jnp.multiply(alpha, active) + jnp.multiply(beta, passive)
+
+
+def nce_agce(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    a: jax.typing.ArrayLike = 6.0,
+    q: jax.typing.ArrayLike = 1.5,
+    alpha: jax.typing.ArrayLike = 1.0,
+    beta: jax.typing.ArrayLike = 4.0,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    r"""Normalised cross entropy plus :func:`~dal_jax.losses.asymmetric.agce`.
+
+    .. math::
+      L = \alpha \, \mathrm{NCE} + \beta \, \mathrm{AGCE}_{a, q}
+
+    Args:
+      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
+        float32.
+      labels: integers ``[...]``, or distributions ``[..., num_classes]``, under which
+        the loss is averaged.
+      a: at least 0; scalar or ``[...]``.
+      q: above 0; scalar or ``[...]``.
+      alpha: weight of the active loss, at least 0; scalar or ``[...]``.
+      beta: weight of the passive loss, at least 0; scalar or ``[...]``.
+      axis: the class axis of ``logits``.
+      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
+
+    Returns:
+      The loss of each example, ``[...]``, at least 0.
+
+    Raises:
+      AssertionError: at trace time, naming the argument whose rank, shape or dtype
+        does not fit.
+
+    Example:
+      >>> import numpy as np
+      >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
+      >>> print(np.array(nce_agce(logits, jnp.array([0, 1]))).round(3))
+      [1.675 5.322]
+
+    References:
+      Zhou et al., 2021, "Asymmetric Loss Functions for Learning with Noisy Labels",
+      arXiv:2106.03110.
+    """
+    active = nce(logits, labels, axis=axis, where=where)
+    passive = agce(logits, labels, a=a, q=q, axis=axis, where=where)
+    return jnp.multiply(alpha, active) + jnp.multiply(beta, passive)
+
+
+def anl_ce(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    alpha: jax.typing.ArrayLike = 5.0,
+    beta: jax.typing.ArrayLike = 5.0,
+    min_probability: jax.typing.ArrayLike = 1e-7,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    r"""Active-negative loss: normalised plus normalised negative cross entropy.
+
+    .. math::
+      L = \alpha \, \mathrm{NCE} + \beta \, \mathrm{NNCE}
+
+    The publication adds an L1 penalty on the network's weights, which is no function of
+    the logits and is left to the optimizer.
+
+    Args:
+      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
+        float32.
+      labels: integers ``[...]``, or distributions ``[..., num_classes]``, under which
+        the loss is averaged.
+      alpha: weight of the active loss, at least 0; scalar or ``[...]``.
+      beta: weight of the negative loss, at least 0; scalar or ``[...]``.
+      min_probability: that of :func:`~dal_jax.losses.normalized.nnce`.
+      axis: the class axis of ``logits``.
+      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
+
+    Returns:
+      The loss of each example, ``[...]``, at least 0.
+
+    Raises:
+      AssertionError: at trace time, naming the argument whose rank, shape or dtype
+        does not fit.
+
+    Example:
+      >>> import numpy as np
+      >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
+      >>> print(np.array(anl_ce(logits, jnp.array([0, 1]))).round(3))
+      [3.293 4.238]
+
+    References:
+      Ye et al., 2023, "Active Negative Loss Functions for Learning with Noisy Labels",
+      NeurIPS.
+    """
+    active = nce(logits, labels, axis=axis, where=where)
+    negative = nnce(
+        logits, labels, min_probability=min_probability, axis=axis, where=where
+    )
+    return jnp.multiply(alpha, active) + jnp.multiply(beta, negative)

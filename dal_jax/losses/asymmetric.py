@@ -1,0 +1,164 @@
+r"""Asymmetric losses, robust wherever the true label outweighs each wrong one.
+
+Zhou et al. (2021), "Asymmetric Loss Functions for Learning with Noisy Labels",
+arXiv:2106.03110. Each is a function of the label's probability alone.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dal_jax.losses import log_space
+from dal_jax.losses.dal import gce_term
+
+
+def agce(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    a: jax.typing.ArrayLike = 0.6,
+    q: jax.typing.ArrayLike = 0.6,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    r"""Asymmetric generalized cross entropy.
+
+    .. math::
+      L = \frac{(a + 1)^q - (a + p_y)^q}{q}
+
+    At ``a = 0`` it is the generalized cross entropy of the same ``q``, at ``q = 1`` the
+    mean absolute error, and as ``q`` goes to 0 it becomes
+    :math:`\log \frac{a + 1}{a + p_y}`. Equal to the released code, which clamps nothing
+    here.
+
+    Args:
+      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
+        float32.
+      labels: integers ``[...]``, or distributions ``[..., num_classes]``, under which
+        the loss is averaged.
+      a: at least 0; larger is closer to a multiple of the mean absolute error.
+      q: at least 0. Both are scalar or ``[...]`` and may be traced.
+      axis: the class axis of ``logits``.
+      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
+
+    Returns:
+      The loss of each example, ``[...]``, at least 0.
+
+    Raises:
+      AssertionError: at trace time, naming the argument whose rank, shape or dtype
+        does not fit.
+
+    Example:
+      >>> import numpy as np
+      >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
+      >>> print(np.array(agce(logits, jnp.array([0, 1]))).round(3))
+      [0.132 0.439]
+
+    References:
+      Zhou et al., 2021, "Asymmetric Loss Functions for Learning with Noisy Labels",
+      arXiv:2106.03110.
+    """
+    return log_space.of_label(_agce, logits, labels, (a, q), axis=axis, where=where)
+
+
+def aul(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    a: jax.typing.ArrayLike = 5.5,
+    q: jax.typing.ArrayLike = 3.0,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    r"""Asymmetric unhinged loss.
+
+    .. math::
+      L = \frac{(a - p_y)^q - (a - 1)^q}{q}
+
+    At ``q = 1`` the mean absolute error; as ``a`` grows, a multiple of it.
+
+    Args:
+      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
+        float32.
+      labels: integers ``[...]``, or distributions ``[..., num_classes]``, under which
+        the loss is averaged.
+      a: above 1.
+      q: above 0. Both are scalar or ``[...]`` and may be traced.
+      axis: the class axis of ``logits``.
+      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
+
+    Returns:
+      The loss of each example, ``[...]``, at least 0.
+
+    Raises:
+      AssertionError: at trace time, naming the argument whose rank, shape or dtype
+        does not fit.
+
+    Example:
+      >>> import numpy as np
+      >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
+      >>> print(np.array(aul(logits, jnp.array([0, 1]))).round(3))
+      [ 3.274 11.13 ]
+
+    References:
+      Zhou et al., 2021, "Asymmetric Loss Functions for Learning with Noisy Labels",
+      arXiv:2106.03110.
+    """
+    return log_space.of_label(_aul, logits, labels, (a, q), axis=axis, where=where)
+
+
+def ael(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    a: jax.typing.ArrayLike = 2.5,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    r"""Asymmetric exponential loss, :math:`e^{-p_y / a}`.
+
+    As ``a`` grows, :math:`a (L - 1) + 1` becomes the mean absolute error.
+
+    Args:
+      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
+        float32.
+      labels: integers ``[...]``, or distributions ``[..., num_classes]``, under which
+        the loss is averaged.
+      a: above 0; scalar or ``[...]``, may be traced.
+      axis: the class axis of ``logits``.
+      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
+
+    Returns:
+      The loss of each example, ``[...]``, between :math:`e^{-1/a}` and 1.
+
+    Raises:
+      AssertionError: at trace time, naming the argument whose rank, shape or dtype
+        does not fit.
+
+    Example:
+      >>> import numpy as np
+      >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
+      >>> print(np.array(ael(logits, jnp.array([0, 1]))).round(3))
+      [0.714 0.817]
+
+    References:
+      Zhou et al., 2021, "Asymmetric Loss Functions for Learning with Noisy Labels",
+      arXiv:2106.03110.
+    """
+    return log_space.of_label(_ael, logits, labels, (a,), axis=axis, where=where)
+
+
+def _agce(log_p: jax.Array, a: jax.Array, q: jax.Array) -> jax.Array:
+    # One side is exact where p is near 1, the other where p vanishes beside a.
+    easy = log_p > -1
+    near = jnp.log1p(jnp.expm1(jnp.where(easy, log_p, 0)) / (1 + a))
+    far = jnp.logaddexp(jnp.where(easy, -1, log_p), jnp.log(a)) - jnp.log1p(a)
+    return (1 + a) ** q * gce_term(jnp.where(easy, near, far), q)
+
+
+def _aul(log_p: jax.Array, a: jax.Array, q: jax.Array) -> jax.Array:
+    log_ratio = jnp.log1p(-jnp.expm1(log_p) / (a - 1))
+    return (a - 1) ** q * jnp.expm1(q * log_ratio) / q
+
+
+def _ael(log_p: jax.Array, a: jax.Array) -> jax.Array:
+    return jnp.exp(-jnp.exp(log_p) / a)

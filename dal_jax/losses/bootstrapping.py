@@ -1,0 +1,115 @@
+r"""Bootstrapping: the label mixed with what the network believes itself.
+
+Reed et al. (2014), "Training Deep Neural Networks on Noisy Labels with Bootstrapping",
+arXiv:1412.6596.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dal_jax.losses import log_space
+from dal_jax.losses.dal import ce
+
+
+def soft_bootstrapping(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    beta: jax.typing.ArrayLike = 0.95,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    r"""Cross entropy against label and prediction mixed.
+
+    .. math::
+      L = -\sum_k (\beta y_k + (1 - \beta) p_k) \log p_k
+      = \beta \, \mathrm{CE} + (1 - \beta) H(p),
+
+    with the gradient through both places of :math:`p`.
+
+    Args:
+      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
+        float32.
+      labels: integers ``[...]``, or distributions ``[..., num_classes]``, under which
+        the loss is averaged.
+      beta: between 0 and 1; 1 is the cross entropy, 0.95 the published value. Scalar
+        or ``[...]``, may be traced.
+      axis: the class axis of ``logits``.
+      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
+
+    Returns:
+      The loss of each example, ``[...]``, at least 0.
+
+    Raises:
+      AssertionError: at trace time, naming the argument whose rank, shape or dtype
+        does not fit.
+
+    Example:
+      >>> import numpy as np
+      >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
+      >>> print(np.array(soft_bootstrapping(logits, jnp.array([0, 1]))).round(3))
+      [0.188 0.697]
+
+    References:
+      Reed et al., 2014, arXiv:1412.6596.
+    """
+    beta = jnp.asarray(beta)
+    return log_space.of_label(
+        _weighted_ce,
+        logits,
+        labels,
+        (beta,),
+        entropy_weight=1 - beta,
+        axis=axis,
+        where=where,
+    )
+
+
+def hard_bootstrapping(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    beta: jax.typing.ArrayLike = 0.8,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    r"""Cross entropy against the label and the model's own most probable class.
+
+    .. math::
+      L = -\beta \log p_y - (1 - \beta) \log \max_k p_k
+
+    Args:
+      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
+        float32.
+      labels: integers ``[...]``, or distributions ``[..., num_classes]``, under which
+        the loss is averaged.
+      beta: between 0 and 1; 1 is the cross entropy, 0.8 the published value. Scalar
+        or ``[...]``, may be traced.
+      axis: the class axis of ``logits``.
+      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
+
+    Returns:
+      The loss of each example, ``[...]``, at least 0.
+
+    Raises:
+      AssertionError: at trace time, naming the argument whose rank, shape or dtype
+        does not fit.
+
+    Example:
+      >>> import numpy as np
+      >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
+      >>> print(np.array(hard_bootstrapping(logits, jnp.array([0, 1]))).round(3))
+      [0.17 0.68]
+
+    References:
+      Reed et al., 2014, arXiv:1412.6596.
+    """
+    own = jnp.argmax(jax.lax.stop_gradient(jnp.asarray(logits)), axis)
+    given = ce(logits, labels, axis=axis, where=where)
+    believed = ce(logits, own, axis=axis, where=where)
+    beta = jnp.asarray(beta)
+    return beta * given + (1 - beta) * believed
+
+
+def _weighted_ce(log_p: jax.Array, beta: jax.Array) -> jax.Array:
+    return -beta * log_p

@@ -1,0 +1,161 @@
+r"""Loss correction by the matrix that made the labels wrong.
+
+Patrini et al. (2017), "Making Deep Neural Networks Robust to Label Noise: a Loss
+Correction Approach", arXiv:1609.03683. ``transition_matrix[i, j]`` is the probability
+that an example of class ``i`` is given the label ``j``; rows sum to 1. Where only a
+rate is assumed, ``noise_rate`` stands for the matrix of symmetric noise that redraws
+the label uniformly over all classes with that probability, as
+:func:`dal_jax.noise.symmetric` does.
+"""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from dal_jax.errors import InputError
+from dal_jax.losses import log_space
+from dal_jax.losses.dal import ce
+
+
+def forward_correction(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    transition_matrix: jax.typing.ArrayLike | None = None,
+    noise_rate: jax.typing.ArrayLike | None = None,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    r"""Cross entropy of the noisy label under the prediction made noisy.
+
+    .. math::
+      L = -\log \sum_i T_{iy} \, p_i
+
+    The network's own prediction stays that of the true class. Computed in log space.
+
+    Args:
+      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
+        float32.
+      labels: integers ``[...]``; with ``noise_rate`` also distributions
+        ``[..., num_classes]``, under which the loss is averaged.
+      transition_matrix: :math:`T`, ``[num_classes, num_classes]``; a label that no
+        class can be given has an infinite loss.
+      noise_rate: between 0, the cross entropy, and 1, excluded; scalar. Exactly one of
+        the two is given.
+      axis: the class axis of ``logits``.
+      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
+
+    Returns:
+      The loss of each example, ``[...]``, at least 0.
+
+    Raises:
+      AssertionError: at trace time, naming the argument whose rank, shape or dtype
+        does not fit.
+      InputError: if not exactly one of matrix and rate is given.
+
+    Example:
+      >>> import numpy as np
+      >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
+      >>> loss = forward_correction(logits, jnp.array([0, 1]), noise_rate=0.4)
+      >>> print(np.array(loss).round(3))
+      [0.447 0.827]
+
+    References:
+      Patrini et al., 2017, arXiv:1609.03683.
+    """
+    require_one(noise_rate, transition_matrix)
+    if transition_matrix is None:
+        num_classes = jnp.shape(logits)[axis]
+        return log_space.of_label(
+            _under_rate,
+            logits,
+            labels,
+            (noise_rate, num_classes),
+            axis=axis,
+            where=where,
+        )
+    logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
+    chex.assert_rank(labels, logits.ndim - 1)
+    of_label = _rows(jnp.asarray(transition_matrix).T, labels, logits, axis)
+    log_p = log_space.log_probs(logits, axis)
+    return log_space.mask(-jax.nn.logsumexp(jnp.log(of_label) + log_p, axis), where)
+
+
+def backward_correction(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    transition_matrix: jax.typing.ArrayLike | None = None,
+    noise_rate: jax.typing.ArrayLike | None = None,
+    axis: int = -1,
+    where: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    r"""Cross entropy, made unbiased by the inverse of the transition matrix.
+
+    .. math::
+      L = -\sum_k (T^{-1})_{yk} \log p_k
+
+    Its mean over the noisy labels is the cross entropy of the clean one. The loss may
+    be negative and is unbounded below, so a network that can memorise will.
+
+    Args:
+      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
+        float32.
+      labels: integers ``[...]``.
+      transition_matrix: :math:`T`, ``[num_classes, num_classes]``, invertible.
+      noise_rate: between 0, the cross entropy, and 1, excluded; scalar. Exactly one of
+        the two is given.
+      axis: the class axis of ``logits``.
+      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
+
+    Returns:
+      The loss of each example, ``[...]``.
+
+    Raises:
+      AssertionError: at trace time, naming the argument whose rank, shape or dtype
+        does not fit.
+      InputError: if not exactly one of matrix and rate is given.
+
+    Example:
+      >>> import numpy as np
+      >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
+      >>> loss = backward_correction(logits, jnp.array([0, 1]), noise_rate=0.4)
+      >>> print(np.array(loss).round(3))
+      [-0.941  0.347]
+
+    References:
+      Patrini et al., 2017, arXiv:1609.03683.
+    """
+    require_one(noise_rate, transition_matrix)
+    prepared, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
+    chex.assert_rank(labels, prepared.ndim - 1)
+    if transition_matrix is None:
+        own = log_space.one_hot(labels, prepared.shape, axis)
+        rate = jnp.asarray(noise_rate, prepared.dtype)
+        weights = (own - rate / prepared.shape[axis]) / (1 - rate)
+    else:
+        matrix = jnp.asarray(transition_matrix, prepared.dtype)
+        weights = _rows(jnp.linalg.inv(matrix), labels, prepared, axis)
+    return ce(logits, weights, axis=axis, where=where)
+
+
+def require_one(noise_rate: Any, transition_matrix: Any) -> None:
+    """Raises InputError unless exactly one of the two is given."""
+    if (transition_matrix is None) == (noise_rate is None):
+        raise InputError(
+            "loss correction needs an assumption on the noise: expected exactly one of "
+            "noise_rate (symmetric noise) and transition_matrix; give one"
+        )
+
+
+def _rows(
+    matrix: jax.Array, labels: jax.Array, logits: jax.Array, axis: int
+) -> jax.Array:
+    chex.assert_shape(matrix, (logits.shape[axis],) * 2)
+    return jnp.moveaxis(matrix.astype(logits.dtype)[labels], -1, axis)
+
+
+def _under_rate(log_p: jax.Array, rate: jax.Array, num_classes: jax.Array) -> jax.Array:
+    return -jnp.logaddexp(jnp.log1p(-rate) + log_p, jnp.log(rate / num_classes))

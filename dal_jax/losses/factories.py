@@ -1,0 +1,209 @@
+"""Losses that are more than a function of logits and labels, in a trainer's form.
+
+They depend on the step, draw random numbers, remember examples, or have coefficients
+that a report shows. Each factory takes the loss's hyper-parameters by keyword, and what
+it needs to know of the run; :mod:`~dal_jax.losses.registry` holds them by name.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dal_jax.errors import InputError, unknown_name
+from dal_jax.losses import correction, dal, memory, negative, sparse
+from dal_jax.schedules import CIFAR_EPOCH, CIFAR_STEPS, dal_schedule
+
+Loss = Callable[[jax.Array, jax.Array, jax.typing.ArrayLike], jax.Array]
+Coefficients = Callable[[jax.typing.ArrayLike], dict[str, jax.Array]]
+
+
+def _no_coefficients(step: jax.typing.ArrayLike) -> dict[str, jax.Array]:
+    del step
+    return {}
+
+
+class StatefulLoss(NamedTuple):
+    """A loss that may remember something of every example, as a pair of functions.
+
+    Attributes:
+      init: ``init() -> memory``, a pytree; ``()`` for a loss without one.
+      apply: ``apply(logits, labels, step, memory, index) -> (loss, memory)``, pure;
+        ``index`` ``[...]`` holds the examples' places in the training set.
+      coefficients: ``coefficients(step) -> dict`` of what moves, or what a report
+        wants to compare with it, by name; ``{}`` for most losses.
+    """
+
+    init: Callable[[], Any]
+    apply: Callable[..., tuple[jax.Array, Any]]
+    coefficients: Coefficients = _no_coefficients
+
+
+class PureLoss(NamedTuple):
+    """A loss without memory, and the coefficients that it reports."""
+
+    apply: Loss
+    coefficients: Coefficients = _no_coefficients
+
+
+def at_step(value: Any, step: jax.typing.ArrayLike) -> Any:
+    """Returns a hyper-parameter at one step; schedules are functions of it."""
+    return value(step) if callable(value) else value
+
+
+def make_dal(
+    *,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    q_start: jax.typing.ArrayLike = 0.6,
+    q_end: jax.typing.ArrayLike = 1.5,
+    per_epoch: bool = True,
+    bootstrap: str = "soft",
+) -> PureLoss:
+    """Returns Dynamics-Aware Loss on the schedule of a run."""
+    if bootstrap not in ("soft", "hard"):
+        raise unknown_name("bootstrap", bootstrap, ("soft", "hard"))
+    if total_steps is None:
+        total_steps, steps_per_epoch = CIFAR_STEPS, steps_per_epoch or CIFAR_EPOCH
+    schedule = dal_schedule(
+        total_steps,
+        q_start=q_start,
+        q_end=q_end,
+        steps_per_epoch=steps_per_epoch if per_epoch else None,
+    )
+    apply = functools.partial(_dal_apply, schedule, bootstrap)
+    return PureLoss(apply, lambda step: schedule(step)._asdict())
+
+
+def _dal_apply(schedule, bootstrap, logits, labels, step):
+    return dal.dal_loss(logits, labels, step, schedule=schedule, bootstrap=bootstrap)
+
+
+def make_gce(*, q: Any = 0.7) -> PureLoss:
+    """Returns the generalized cross entropy; it reports its ``q`` beside DAL's."""
+
+    def apply(logits, labels, step):
+        return dal.gce(logits, labels, q=at_step(q, step))
+
+    def coefficients(step):
+        return {"q": jnp.asarray(at_step(q, step)), "bootstrap_weight": jnp.zeros(())}
+
+    return PureLoss(apply, coefficients)
+
+
+def make_ce_sr(
+    *,
+    steps_per_epoch: int | None = None,
+    temperature: Any = 0.5,
+    p: Any = 0.1,
+    regularization_weight: Any = 1.2,
+    regularization_growth: float = 1.0,
+    per_epoch: bool = True,
+) -> PureLoss:
+    """Returns cross entropy with sparse regularisation, whose weight grows."""
+    if regularization_growth != 1 and steps_per_epoch is None:
+        raise InputError(
+            "loss 'ce_sr' grows its weight each epoch: expected steps_per_epoch with "
+            "regularization_growth; pass it"
+        )
+
+    def weight(step):
+        base = at_step(regularization_weight, step)
+        if steps_per_epoch is None:
+            return jnp.asarray(base)
+        epochs = step // steps_per_epoch if per_epoch else step / steps_per_epoch
+        return base * jnp.asarray(regularization_growth) ** epochs
+
+    def apply(logits, labels, step):
+        return sparse.ce_sr(
+            logits,
+            labels,
+            temperature=at_step(temperature, step),
+            p=at_step(p, step),
+            regularization_weight=weight(step),
+        )
+
+    return PureLoss(apply, lambda step: {"regularization_weight": weight(step)})
+
+
+def make_nlnl(
+    *,
+    seed: int = 0,
+    num_negatives: int = 1,
+    class_weights: jax.typing.ArrayLike | None = None,
+) -> PureLoss:
+    """Returns negative learning; ``seed`` and step decide the labels drawn."""
+
+    def apply(logits, labels, step):
+        return negative.nlnl(
+            logits,
+            labels,
+            jax.random.fold_in(jax.random.key(seed), step),
+            num_negatives=num_negatives,
+            class_weights=class_weights,
+        )
+
+    return PureLoss(apply)
+
+
+def make_elr(
+    *,
+    num_examples: int,
+    num_classes: int | None = None,
+    beta: Any = 0.7,
+    regularization_weight: Any = 3.0,
+) -> StatefulLoss:
+    """Returns early-learning regularisation, with the targets of all examples."""
+    if num_classes is None:
+        raise InputError(
+            "loss 'elr' keeps a target of every class: expected num_classes; pass it"
+        )
+
+    def init():
+        return jnp.zeros((num_examples, num_classes))
+
+    def apply(logits, labels, step, targets, index):
+        rows = memory.elr_targets(logits, targets[index], beta=at_step(beta, step))
+        weight = at_step(regularization_weight, step)
+        loss = memory.elr(logits, labels, rows, regularization_weight=weight)
+        return loss, targets.at[index].set(rows)
+
+    return StatefulLoss(init, apply)
+
+
+def make_forward_correction(
+    *,
+    noise_rate: Any = None,
+    transition_matrix: jax.typing.ArrayLike | None = None,
+) -> PureLoss:
+    """Returns the forward-corrected cross entropy."""
+    return _corrected(correction.forward_correction, noise_rate, transition_matrix)
+
+
+def make_backward_correction(
+    *,
+    noise_rate: Any = None,
+    transition_matrix: jax.typing.ArrayLike | None = None,
+) -> PureLoss:
+    """Returns the backward-corrected cross entropy."""
+    return _corrected(correction.backward_correction, noise_rate, transition_matrix)
+
+
+def _corrected(
+    function: Callable[..., jax.Array],
+    noise_rate: Any,
+    transition_matrix: jax.typing.ArrayLike | None,
+) -> PureLoss:
+    correction.require_one(noise_rate, transition_matrix)
+
+    def apply(logits, labels, step):
+        return function(
+            logits,
+            labels,
+            noise_rate=at_step(noise_rate, step),
+            transition_matrix=transition_matrix,
+        )
+
+    return PureLoss(apply)
