@@ -3,12 +3,31 @@
     python train.py --config=configs/digits.py
 
 1,297 training and 500 test images of 8x8 pixels, a CNN of 32 and 64 channels, 60
-epochs. The README's table has what it reaches and the command that measured it.
+epochs, some seconds on two cores. The README's table has what it reaches and the
+command that measured it. Pixels stay in [0, 1] and the CNN has no hidden dense layer:
+of four such settings the one whose accuracy on a noisy validation split was highest.
 """
 
-from dal_jax.config import TrainConfig
+from dal_jax.config import (
+    AugmentationConfig,
+    DatasetConfig,
+    LossConfig,
+    ModelConfig,
+    NoiseConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 
 
 def get_config() -> TrainConfig:
     """Returns the default run."""
-    return TrainConfig()
+    return TrainConfig(
+        dataset=DatasetConfig(name="digits"),
+        noise=NoiseConfig(kind="symmetric", rate=0.4),
+        loss=LossConfig(name="dal"),
+        model=ModelConfig(name="cnn", channels=(32, 64), hidden=()),
+        augmentation=AugmentationConfig(mean=(0.0,), std=(1.0,)),
+        optimizer=OptimizerConfig(learning_rate=0.05, momentum=0.9),
+        num_epochs=60,
+        batch_size=64,
+    )
