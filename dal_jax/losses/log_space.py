@@ -238,6 +238,9 @@ class _Softmax:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _pick(axis: int, values: jax.Array, labels: jax.Array) -> jax.Array:
+    if jax.typeof(values).sharding.spec[axis] is not None:
+        # Explicit axes, where a gather along them would have to say its result's.
+        return jnp.sum(jnp.where(one_hot(labels, values.shape, axis), values, 0), axis)
     index = jnp.expand_dims(labels.astype(jnp.int32), axis)
     return jnp.take_along_axis(values, index, axis, mode="clip").squeeze(axis)
 
