@@ -89,7 +89,7 @@ def make_train_step(
             mean, gradient = lax.pmean((mean, gradient), axis_name)
             memory = _merge_memory(state.loss_memory, memory, axis_name)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        finite = jnp.isfinite(mean) & jnp.isfinite(optax.global_norm(gradient))
+        finite = jnp.isfinite(mean) & jnp.isfinite(optax.tree.norm(gradient))
         new_state = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
