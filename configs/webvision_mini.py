@@ -1,4 +1,4 @@
-r"""mini-WebVision: the first 50 classes of WebVision 1.0, with the noise they came with.
+r"""mini-WebVision: the first 50 classes of WebVision 1.0, with the noise they have.
 
     python train.py --config=configs/webvision_mini.py \
         --config.dataset.data_dir=WEBVISION_DIRECTORY \
