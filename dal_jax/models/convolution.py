@@ -5,7 +5,8 @@ canonical form: images ``NHWC``, a kernel ``HWIO`` that is not reversed. The gra
 that JAX derives do not have that form, and inside ``scan`` or ``fori_loop`` XLA falls
 back to a loop nest that is tens of times slower. Written out by hand, both gradients
 are canonical convolutions again: that of the images is a convolution with the turned
-kernel, that of the kernel one in which the batch takes the place of the channels.
+kernel, that of the kernel one in which the batch takes the place of the channels,
+summed over parts of the batch that fit the cache.
 GPU and TPU keep what JAX derives, which is what their libraries recognise.
 
 The price of a derivative written by hand is that forward-mode differentiation
@@ -14,10 +15,15 @@ The price of a derivative written by hand is that forward-mode differentiation
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
+# What a part of the batch may take in the gradient of the kernel: about what the
+# second-level cache of a core holds.
+_CHUNK_BYTES = 2**20
 _CANONICAL = ("NHWC", "HWIO", "NHWC")
 
 
@@ -33,13 +39,15 @@ def convolution(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Ar
       ``[batch, ceil(height / stride), ceil(width / stride), out_channels]``.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> ones = jnp.ones((1, 3, 3, 1))
       >>> convolution(ones, jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
       [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
     """
     if kernel.shape[:2] == (1, 1):
         return images[:, ::stride, ::stride] @ kernel[0, 0]
+    # Inside shard_map a kernel that all devices share must first be made to vary as
+    # the images do: that is where its gradient is summed over the devices.
+    kernel = kernel + jnp.zeros_like(images, shape=())
     return _convolution(images, kernel, stride)
 
 
@@ -104,12 +112,41 @@ def _gradients_canonical(
         lhs_dilation=(stride, stride),
         dimension_numbers=_CANONICAL,
     )
-    kernel_gradient = lax.conv_general_dilated(
-        images.transpose(3, 1, 2, 0),
-        gradient.transpose(1, 2, 0, 3),
-        window_strides=(1, 1),
-        padding=[(half, half - rest) for rest in beyond],
-        rhs_dilation=(stride, stride),
-        dimension_numbers=_CANONICAL,
-    )
-    return images_gradient, kernel_gradient.transpose(1, 2, 0, 3)
+
+    def kernel_gradient(images: jax.Array, gradient: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            images.transpose(3, 1, 2, 0),
+            gradient.transpose(1, 2, 0, 3),
+            window_strides=(1, 1),
+            padding=[(half, half - rest) for rest in beyond],
+            rhs_dilation=(stride, stride),
+            dimension_numbers=_CANONICAL,
+        )
+
+    total = _sum_over_chunks(kernel_gradient, images, gradient)
+    return images_gradient, total.transpose(1, 2, 0, 3)
+
+
+def _sum_over_chunks(
+    function: Callable[[jax.Array, jax.Array], jax.Array],
+    images: jax.Array,
+    gradient: jax.Array,
+) -> jax.Array:
+    """Sums ``function`` over parts of the batch that fit the cache of a core."""
+    batch = images.shape[0]
+    num_chunks = -(-(images.nbytes + gradient.nbytes) // _CHUNK_BYTES)
+    num_chunks = next((n for n in range(num_chunks, batch) if batch % n == 0), batch)
+    if num_chunks == 1:
+        return function(images, gradient)
+
+    def chunk(array: jax.Array, i: jax.Array | int) -> jax.Array:
+        # Every num_chunks-th example: a batch split over devices stays where it is.
+        array = array.reshape(batch // num_chunks, num_chunks, *array.shape[1:])
+        return lax.dynamic_index_in_dim(array, i, axis=1, keepdims=False)
+
+    def part(i: jax.Array | int) -> jax.Array:
+        value = function(chunk(images, i), chunk(gradient, i))
+        return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+    total = lax.fori_loop(1, num_chunks, lambda i, total: total + part(i), part(0))
+    return total.astype(images.dtype)

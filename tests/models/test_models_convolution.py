@@ -1,0 +1,176 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dal_jax.models import convolution as module
+from dal_jax.models.convolution import convolution
+
+SHAPES = [
+    # height, width, side, stride
+    (8, 8, 3, 1),
+    (9, 6, 3, 1),
+    (8, 8, 3, 2),
+    (9, 8, 3, 2),
+    (14, 13, 7, 2),
+    (8, 7, 1, 1),
+    (9, 8, 1, 2),
+    (2, 1, 3, 1),
+    (1, 2, 7, 2),
+]
+
+
+def plain_convolution(images, kernel, stride):
+    """The definition: a sum over the window, zero outside the image."""
+    side, half = kernel.shape[0], kernel.shape[0] // 2
+    padded = np.pad(images, ((0, 0), (half, half), (half, half), (0, 0)))
+    rows, columns = (-(-size // stride) for size in images.shape[1:3])
+    outputs = np.zeros((images.shape[0], rows, columns, kernel.shape[-1]))
+    for row in range(rows):
+        for column in range(columns):
+            top, left = row * stride, column * stride
+            window = padded[:, top : top + side, left : left + side]
+            outputs[:, row, column] = np.tensordot(window, kernel, 3)
+    return outputs
+
+
+def draw(height, width, side, batch=4, dtype=np.float64):
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(batch, height, width, 3)).astype(dtype)
+    kernel = generator.normal(size=(side, side, 3, 5)).astype(dtype)
+    return images, kernel
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_value_is_the_definition(shape):
+    height, width, side, stride = shape
+    images, kernel = draw(height, width, side)
+    with jax.enable_x64(True):
+        outputs = jax.jit(convolution, static_argnums=2)(images, kernel, stride)
+    np.testing.assert_allclose(
+        outputs, plain_convolution(images, kernel, stride), atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("chunk_bytes", [2**20, 1])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradient_is_the_transposed_convolution(shape, chunk_bytes, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK_BYTES", chunk_bytes)
+    height, width, side, stride = shape
+    images, kernel = draw(height, width, side)
+    generator = np.random.default_rng(1)
+    cotangent = generator.normal(size=plain_convolution(images, kernel, stride).shape)
+    with jax.enable_x64(True):
+        _, backward = jax.vjp(lambda *args: convolution(*args, stride), images, kernel)
+        gradients = backward(jnp.asarray(cotangent))
+    images_gradient, kernel_gradient = map(np.asarray, gradients)
+    # <cotangent, conv(v, kernel)> = <images_gradient, v> for every v, likewise for
+    # the kernel: the convolution is linear in each.
+    for _ in range(3):
+        v = generator.normal(size=images.shape)
+        expected = np.sum(cotangent * plain_convolution(v, kernel, stride))
+        np.testing.assert_allclose(np.sum(images_gradient * v), expected, rtol=1e-9)
+        w = generator.normal(size=kernel.shape)
+        expected = np.sum(cotangent * plain_convolution(images, w, stride))
+        np.testing.assert_allclose(np.sum(kernel_gradient * w), expected, rtol=1e-9)
+
+
+def test_both_platforms_gradients_agree():
+    images, kernel = draw(9, 8, 3)
+    cotangent = np.random.default_rng(1).normal(size=(4, 5, 4, 5))
+    with jax.enable_x64(True):
+        arguments = jax.tree.map(jnp.asarray, (images, kernel, cotangent))
+        canonical = module._gradients_canonical(*arguments, stride=2)
+        derived = module._gradients_derived(*arguments, stride=2)
+    for one, other in zip(canonical, derived, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-11)
+
+
+def test_gradient_of_gradient():
+    images, kernel = draw(5, 4, 3)
+
+    def norm(kernel):
+        gradient = jax.grad(lambda k: jnp.sum(convolution(images, k) ** 3))(kernel)
+        return jnp.sum(gradient**2)
+
+    with jax.enable_x64(True):
+        kernel = jnp.asarray(kernel)
+        direction = np.random.default_rng(2).normal(size=kernel.shape)
+        step = jnp.asarray(1e-6 * direction)
+        expected = float(norm(kernel + step) - norm(kernel - step))
+        actual = np.sum(np.asarray(jax.grad(norm)(kernel)) * direction)
+    np.testing.assert_allclose(actual, expected / 2e-6, rtol=1e-5)
+
+
+def loss(images, kernel):
+    return jnp.sum(jnp.sin(convolution(images, kernel)))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    # Small enough that the loop over chunks runs on a test's few images.
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 2**12)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_vmap_over_kernels():
+    images, kernel = draw(6, 6, 3, dtype=np.float32)
+    kernels = jnp.stack([kernel, 2 * kernel])
+    gradient = jax.jit(jax.grad(loss, 1))
+    mapped = jax.jit(jax.vmap(jax.grad(loss, 1), (None, 0)))(images, kernels)
+    for i in range(2):
+        np.testing.assert_allclose(mapped[i], gradient(images, kernels[i]), rtol=1e-4)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_shard_map_and_jit_over_a_mesh():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    images, kernel = draw(6, 6, 3, dtype=np.float32)
+    expected = jax.jit(jax.grad(loss, 1))(images, kernel)
+    spec = PartitionSpec("data")
+    mapped = jax.shard_map(
+        jax.grad(lambda k, x: jax.lax.psum(loss(x, k), "data")),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), spec),
+        out_specs=PartitionSpec(),
+    )
+    np.testing.assert_allclose(jax.jit(mapped)(kernel, images), expected, rtol=1e-4)
+    sharded = jax.device_put(images, NamedSharding(mesh, spec))
+    actual = jax.jit(jax.grad(loss, 1))(sharded, kernel)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
+def test_only_one_platforms_gradient_is_compiled():
+    images, kernel = draw(8, 8, 3, dtype=np.float32)
+    text = jax.jit(jax.grad(loss, 1)).lower(images, kernel).compile().as_text()
+    # The value and the gradient of the kernel; that of the images is not asked for.
+    # Had the choice between platforms survived, there would be a conditional.
+    assert text.count(" convolution(") == 2
+    assert "conditional" not in text
+
+
+def test_bfloat16_stays_bfloat16():
+    images, kernel = draw(6, 6, 3, dtype=np.float32)
+    images, kernel = images.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    value, gradients = jax.value_and_grad(
+        lambda *args: jnp.sum(convolution(*args).astype(jnp.float32)), (0, 1)
+    )(images, kernel)
+    assert np.isfinite(value)
+    assert [g.dtype for g in gradients] == [jnp.bfloat16] * 2
+
+
+def test_works_in_a_loop_with_a_traced_length():
+    images, kernel = draw(6, 6, 3, dtype=np.float32)
+
+    @jax.jit
+    def descend(count, kernel):
+        def body(_, kernel):
+            return kernel - 0.01 * jax.grad(loss, 1)(images, kernel)
+
+        return jax.lax.fori_loop(0, count, body, kernel)
+
+    expected = jnp.asarray(kernel)
+    for _ in range(3):
+        expected = expected - 0.01 * jax.grad(loss, 1)(images, expected)
+    np.testing.assert_allclose(descend(3, kernel), expected, rtol=1e-4, atol=1e-5)
