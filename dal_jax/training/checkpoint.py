@@ -5,6 +5,7 @@ whose arrays do not have the digest, is moved aside and the newest whole one bef
 is taken.
 """
 
+import gc
 import shutil
 import sys
 import threading
@@ -53,9 +54,10 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self._manager = self._open()
-        self._hooks = threading.excepthook, sys.excepthook
+        self._hooks = threading.excepthook, sys.excepthook, sys.unraisablehook
         threading.excepthook = self._thread_failed
         sys.excepthook = self._callback_failed
+        sys.unraisablehook = self._reader_dropped
 
     def _open(self) -> Any:
         return self._ocp.CheckpointManager(
@@ -101,6 +103,7 @@ class Checkpoints:
             if not any_process(arrays is None):
                 return step, arrays
             say(f"checkpoint {step} is damaged ({reason}); going back further")
+            gc.collect()  # now, while what its readers leave behind is expected
             self._set_aside(step)
         return None
 
@@ -111,9 +114,10 @@ class Checkpoints:
                 self._manager.wait_until_finished()
                 self._manager.close()
         finally:
-            threading.excepthook, sys.excepthook = self._hooks
+            threading.excepthook, sys.excepthook, sys.unraisablehook = self._hooks
 
-    # What a saving thread raises comes back from the next save, or from close: once.
+    # What Orbax raises outside of a call comes back from the next save or from close,
+    # or came from restore: it is not to be told twice, and not in its own words.
 
     def _thread_failed(self, failure: Any) -> None:
         if not type(failure.thread).__module__.startswith("orbax."):
@@ -122,6 +126,11 @@ class Checkpoints:
     def _callback_failed(self, *failure: Any) -> None:
         if threading.current_thread() is threading.main_thread():
             self._hooks[1](*failure)
+
+    def _reader_dropped(self, failure: Any) -> None:
+        code = getattr(failure.object, "cr_code", None)
+        if code is None or "orbax" not in code.co_filename:
+            self._hooks[2](failure)
 
     def _restore_step(self, step: int, abstract: PyTree) -> PyTree:
         args = self._ocp.args
