@@ -1,5 +1,6 @@
 """The training command, in a process of its own or in this one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -95,3 +98,56 @@ def command(monkeypatch, capsys, user_cache) -> Callable[..., Outcome]:
         return Outcome(status, printed.out, printed.err)
 
     return run
+
+
+class Run(NamedTuple):
+    """What a finished run left, without the fields that hold a time or a speed."""
+
+    metrics: list[dict[str, Any]]
+    summary: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    noise: bytes
+
+
+def _untimed(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if "second" not in key}
+
+
+@pytest.fixture
+def read_run() -> Callable[[Path], Run]:
+    """Reads a run's results, the newest checkpoint's arrays among them."""
+
+    def read(workdir: Path) -> Run:
+        import orbax.checkpoint as ocp
+
+        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+        steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+        with ocp.StandardCheckpointer() as checkpointer:
+            tree = checkpointer.restore(
+                workdir / "checkpoints" / str(max(steps)) / "arrays"
+            )
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return Run(
+            [_untimed(json.loads(line)) for line in lines],
+            _untimed(json.loads((workdir / "summary.json").read_text())),
+            {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves},
+            (workdir / "noise.npz").read_bytes(),
+        )
+
+    return read
+
+
+@pytest.fixture
+def check_same_run() -> Callable[[Run, Run], None]:
+    """Holds two runs to the same results, bit for bit."""
+
+    def check(run: Run, reference: Run) -> None:
+        assert run.metrics == reference.metrics
+        assert run.summary == reference.summary
+        assert run.arrays.keys() == reference.arrays.keys()
+        assert any("params" in name for name in run.arrays)
+        for name, values in reference.arrays.items():
+            np.testing.assert_array_equal(run.arrays[name], values, err_msg=name)
+        assert run.noise == reference.noise
+
+    return check
