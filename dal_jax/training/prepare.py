@@ -8,7 +8,6 @@ import dataclasses
 
 from dal_jax import data, noise
 from dal_jax.config import TrainConfig
-from dal_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +37,6 @@ def prepare(config: TrainConfig) -> Prepared:
     """
     dataset = data.load(config.dataset)
     pool = dataset.train
-    if config.noise.kind == "file" and not pool.index_is_original:
-        raise InputError(
-            f"dataset {dataset.name!r} does not record its original order: expected an "
-            "index of each example to align the label file by; use a data set with "
-            "ids, or put its labels into a list (dataset.name=list)"
-        )
     record = noise.apply(
         config.noise.kind,
         pool.labels,
@@ -52,6 +45,7 @@ def prepare(config: TrainConfig) -> Prepared:
         seed=config.seed if config.noise.seed is None else config.noise.seed,
         clean_labels=pool.clean_labels,
         index=pool.index,
+        index_is_original=pool.index_is_original,
         source_size=pool.source_size or None,
         images=pool.images if config.noise.kind == "instance" else None,
         path=config.noise.path,
