@@ -1,0 +1,181 @@
+"""Every configuration file: what it says of itself, and what it trains."""
+
+import ast
+import importlib.util
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dal_jax.config import TrainConfig
+from dal_jax.training import train_and_evaluate
+from dal_jax.training.experiment import check, make_loss
+from dal_jax.training.optimizer import make_learning_rate
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "configs").glob("*.py"))
+SHARED = Path(os.environ.get("DAL_JAX_SHARED", ROOT.parent / "shared"))
+CIFAR_STEPS = 391
+
+
+def load(name: str) -> TrainConfig:
+    path = ROOT / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"config_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_config_is_one_that_can_run(path):
+    config = load(path.stem)
+    assert isinstance(config, TrainConfig)
+    check(config)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_docstring_has_the_command(path):
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    assert text is not None
+    assert f"python train.py --config=configs/{path.name}" in text
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_recipe_is_the_released_one(name):
+    config = load(name)
+    optimizer, augmentation = config.optimizer, config.augmentation
+    assert (config.model.name, config.num_epochs, config.batch_size) == (
+        "resnet18",
+        150,
+        128,
+    )
+    assert (optimizer.momentum, optimizer.nesterov) == (0.9, False)
+    assert (optimizer.weight_decay, optimizer.clip_norm) == (1e-4, None)
+    assert (augmentation.crop_padding, augmentation.flip) == (4, True)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_learning_rate_is_a_cosine_once_an_epoch(name):
+    config = load(name)
+    rate = make_learning_rate(config.optimizer, config.num_epochs, CIFAR_STEPS)
+    for epoch in (0, 1, 74, 75, 149):
+        expected = 0.01 * (1 + math.cos(math.pi * epoch / 150)) / 2
+        for step in (0, 1, CIFAR_STEPS - 1):
+            value = float(rate(epoch * CIFAR_STEPS + step))
+            assert value == pytest.approx(expected, abs=1e-8)
+
+
+def test_webvision_recipe_is_the_released_one():
+    config = load("webvision_mini")
+    optimizer, augmentation = config.optimizer, config.augmentation
+    assert config.dataset.max_classes == 50
+    assert config.noise.kind == "none"
+    assert (config.model.name, config.num_epochs, config.batch_size) == (
+        "resnet50",
+        250,
+        512,
+    )
+    assert (optimizer.momentum, optimizer.nesterov) == (0.9, True)
+    assert (optimizer.weight_decay, optimizer.clip_norm) == (3e-5, 5.0)
+    assert augmentation.random_resized_crop == 224
+    assert augmentation.color_jitter == (0.4, 0.4, 0.4, 0.2)
+    rate = make_learning_rate(optimizer, config.num_epochs, 130)
+    for epoch in (0, 1, 249):
+        for step in (0, 129):
+            value = float(rate(epoch * 130 + step))
+            assert value == pytest.approx(0.4 * 0.97**epoch, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "q_start", "epochs"),
+    [("cifar10", 0.6, 150), ("cifar100", 0.6, 150), ("webvision_mini", 0.4, 250)],
+)
+def test_q_is_the_released_one_in_every_epoch(name, q_start, epochs):
+    config, steps = load(name), 7
+    loss = make_loss(config.loss, 0, config.num_epochs, steps, 10, 100)
+    for epoch in range(epochs):
+        q = q_start + (1.5 - q_start) * epoch / epochs
+        weight = max(0.0, (q - 1) / 0.5)
+        for step in (0, steps - 1):
+            values = loss.coefficients(epoch * steps + step)
+            assert float(values["q"]) == pytest.approx(q, abs=1e-6)
+            assert float(values["bootstrap_weight"]) == pytest.approx(weight, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("cifar10", "qs=0.6,qe=1.5,epochs=150"),
+        ("webvision_mini", "qs=0.4,qe=1.5,epochs=250"),
+    ],
+)
+def test_q_is_that_of_the_released_code(name, key):
+    path = SHARED / "oracle" / "official_schedule.json"
+    if not path.exists():
+        pytest.skip("no shared oracle")
+    config, released = load(name), json.loads(path.read_text())[key]
+    loss = make_loss(config.loss, 0, config.num_epochs, 3, 10, 100)
+    values = [loss.coefficients(3 * epoch) for epoch in range(config.num_epochs)]
+    q = [float(v["q"]) for v in values]
+    weights = [float(v["bootstrap_weight"]) for v in values]
+    np.testing.assert_allclose(q, released["q"], atol=1e-6)
+    np.testing.assert_allclose(weights, released["lam"], atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "cifar10_small"])
+def test_cifar_noise_is_symmetric_at_40_percent_unless_said(name):
+    noise = load(name).noise
+    assert (noise.kind, noise.rate, noise.path) == ("symmetric", 0.4, None)
+
+
+def write_images(directory: Path, per_class: int, seed: int) -> None:
+    from PIL import Image
+
+    generator = np.random.default_rng(seed)
+    for label, name in enumerate(("dark", "bright")):
+        (directory / name).mkdir(parents=True)
+        for i in range(per_class):
+            pixels = generator.integers(0, 100, (20, 24, 3)) + 150 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(directory / name / f"{i}.png")
+
+
+def test_folder_config_learns_from_a_folder(tmp_path):
+    photos = tmp_path / "photos"
+    write_images(photos / "train", 40, seed=0)
+    write_images(photos / "test", 10, seed=1)
+    config = load("folder")
+    config.dataset.data_dir = str(photos)
+    config.dataset.cache_dir = ""
+    config.dataset.image_size = 16
+    config.model.name = "cnn"
+    config.num_epochs, config.batch_size = 4, 24
+    summary = train_and_evaluate(config, tmp_path / "run")
+    assert summary["test_accuracy_last"] > 0.9
+    assert summary["validation_accuracy_last"] > 0.7
+    assert summary["realised_noise_rate"] is None
+
+
+def test_list_configs_read_lists_of_few_classes(tmp_path):
+    photos = tmp_path / "photos"
+    write_images(photos, 12, seed=0)
+    rows = [f"dark/{i}.png,0\nbright/{i}.png,{1 + i % 2}" for i in range(12)]
+    (tmp_path / "all.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    config = load("webvision_mini")
+    config.dataset.data_dir = str(photos)
+    config.dataset.cache_dir = ""
+    config.dataset.train_path = str(tmp_path / "all.csv")
+    config.dataset.test_path = str(tmp_path / "all.csv")
+    config.dataset.max_classes = 2
+    config.dataset.image_size = 18
+    config.dataset.workers = 0
+    config.augmentation.random_resized_crop = 16
+    config.model.name = "cnn"
+    config.num_epochs, config.batch_size = 1, 6
+    summary = train_and_evaluate(config, tmp_path / "run")
+    assert summary["steps"] == 3  # 12 dark ones and the 6 bright ones of class 1
+    assert 0 <= summary["test_accuracy_last"] <= 1
