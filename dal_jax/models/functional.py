@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dal_jax.errors import unknown_name
+from dal_jax.models import resnet
 from dal_jax.models.cnn import CNN
 from dal_jax.models.mlp import MLP
 
@@ -46,7 +47,18 @@ def _cnn(config: ModelConfig, **kwargs) -> nnx.Module:
     return CNN(channels=config.channels, hidden=config.hidden, **kwargs)
 
 
-_BUILDERS: dict[str, Callable[..., nnx.Module]] = {"mlp": _mlp, "cnn": _cnn}
+def _resnet(constructor: Callable[..., nnx.Module]) -> Callable[..., nnx.Module]:
+    return lambda config, **kwargs: constructor(**kwargs)
+
+
+_BUILDERS: dict[str, Callable[..., nnx.Module]] = {
+    "mlp": _mlp,
+    "cnn": _cnn,
+    "resnet18": _resnet(resnet.resnet18),
+    "resnet34": _resnet(resnet.resnet34),
+    "preact_resnet18": _resnet(resnet.preact_resnet18),
+    "resnet50": _resnet(resnet.resnet50),
+}
 
 
 def names() -> tuple[str, ...]:

@@ -33,11 +33,17 @@ class MLP(nnx.Module):
                 for i, sizes in enumerate(itertools.pairwise(features))
             }
         )
-        self.head = Linear(features[-1], num_classes, dtype=dtype, rngs=rngs)
+        self.head = Linear(
+            features[-1],
+            num_classes,
+            dtype=dtype,
+            out_dtype=jnp.float32,
+            rngs=rngs,
+        )
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Maps images ``[batch, height, width, channels]`` to float32 logits."""
         x = images.reshape(images.shape[0], -1)
         for layer in self.dense.values():
             x = jax.nn.relu(layer(x))
-        return self.head(x).astype(jnp.float32)
+        return self.head(x)
