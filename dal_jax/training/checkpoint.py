@@ -99,7 +99,8 @@ class Checkpoints:
                 arrays = self._restore_step(step, abstract)
             except Exception as error:
                 # Whatever a damaged file makes a reader raise: the run goes back.
-                reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+                line = (str(error).splitlines() or [""])[0].split(". See full")[0]
+                reason = line[:120] or type(error).__name__
             if not any_process(arrays is None):
                 return step, arrays
             say(f"checkpoint {step} is damaged ({reason}); going back further")

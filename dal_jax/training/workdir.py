@@ -86,7 +86,7 @@ class Workdir:
         """Holds the directory for this process; the kernel lets go if it dies."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            lock = (self.path / ".lock").open("a")
         except OSError as error:
             raise InputError(
                 f"cannot write to workdir {self.path} ({error.strerror}): expected a "
