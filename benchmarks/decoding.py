@@ -28,7 +28,7 @@ from dal_jax.config import DatasetConfig
 from dal_jax.data import batches
 
 BATCH = 32
-PREFETCH = 1
+PREFETCH = 2
 
 
 def make_images(directory: Path, count: int, side: int):
@@ -87,7 +87,8 @@ def main():
         stream = batches.stream(
             split, order.reshape(steps, BATCH), workers=flags.workers, prefetch=PREFETCH
         )
-        ahead = 2 * PREFETCH * max(cores, flags.workers)
+        # What is decoded and in the making when a turn begins, in both kinds.
+        ahead = 3 * PREFETCH * flags.workers or (PREFETCH + 1) * cores
         list(pool.map(seconds_of_pillow, [paths[:BATCH]] * 2 * cores))
 
         speeds = []

@@ -49,7 +49,9 @@ def decode(
 
     try:
         image = _to_8_bits(_open(encoded, image_size))
-        image = image.convert("L" if channels == 1 else "RGB")
+        mode = "L" if channels == 1 else "RGB"
+        # Pillow copies where there is nothing to convert.
+        image = image if image.mode == mode else image.convert(mode)
         if image_size is not None and image.size != (image_size, image_size):
             from PIL.Image import Resampling
 
