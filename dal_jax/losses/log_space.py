@@ -171,7 +171,7 @@ def _of_label(
     weight: jax.Array | None,
     parameters: tuple[jax.Array, ...],
 ) -> jax.Array:
-    softmax = _Softmax(logits, labels, axis, with_entropy=weight is not None)
+    softmax = Softmax(logits, labels, axis, with_entropy=weight is not None)
     loss = term(softmax.log_p, *parameters)
     return loss if weight is None else loss + weight * softmax.entropy
 
@@ -180,7 +180,7 @@ def _of_label_jvp(term, axis, primals, tangents):
     """One pass over the logits writes the whole gradient, which is the tangent map."""
     logits, labels, weight, parameters = primals
     d_logits, _, d_weight, d_parameters = tangents
-    softmax = _Softmax(logits, labels, axis, with_entropy=weight is not None)
+    softmax = Softmax(logits, labels, axis, with_entropy=weight is not None)
     log_p = softmax.log_p
     loss, slope = jax.jvp(
         lambda log_p: term(log_p, *parameters), (log_p,), (jnp.ones_like(log_p),)
@@ -203,7 +203,7 @@ def _of_label_jvp(term, axis, primals, tangents):
 _of_label.defjvp(_of_label_jvp, symbolic_zeros=True)
 
 
-class _Softmax:
+class Softmax:
     """What the loss and its gradient share, so that the logits are exponentiated once.
 
     All attributes but ``shifted`` and ``exps`` have the shape of the labels.
