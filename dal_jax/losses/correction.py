@@ -8,6 +8,7 @@ the label uniformly over all classes with that probability, as
 :func:`dal_jax.noise.symmetric` does.
 """
 
+import functools
 from typing import Any
 
 import chex
@@ -132,13 +133,30 @@ def backward_correction(
     prepared, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
     chex.assert_rank(labels, prepared.ndim - 1)
     if transition_matrix is None:
-        own = log_space.one_hot(labels, prepared.shape, axis)
         rate = jnp.asarray(noise_rate, prepared.dtype)
-        weights = (own - rate / prepared.shape[axis]) / (1 - rate)
-    else:
-        matrix = jnp.asarray(transition_matrix, prepared.dtype)
-        weights = _rows(jnp.linalg.inv(matrix), labels, prepared, axis)
+        own = ce(prepared, labels, axis=axis)
+        of_all = _sum_of_ce(axis, prepared)
+        loss = (own - rate * of_all / prepared.shape[axis]) / (1 - rate)
+        return log_space.mask(loss, where)
+    matrix = jnp.asarray(transition_matrix, prepared.dtype)
+    weights = _rows(jnp.linalg.inv(matrix), labels, prepared, axis)
     return ce(logits, weights, axis=axis, where=where)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _sum_of_ce(axis: int, logits: jax.Array) -> jax.Array:
+    """The cross entropy summed over all labels, whose derivative is ``K p - 1``."""
+    top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
+    total = jnp.sum(jnp.exp(logits - top), axis)
+    return logits.shape[axis] * jnp.log(total) - jnp.sum(logits - top, axis)
+
+
+@_sum_of_ce.defjvp
+def _sum_of_ce_jvp(axis, primals, tangents):
+    (logits,), (d_logits,) = primals, tangents
+    num_classes = logits.shape[axis]
+    gradient = num_classes * jax.nn.softmax(logits, axis) - 1
+    return _sum_of_ce(axis, logits), jnp.sum(gradient * d_logits, axis)
 
 
 def require_one(noise_rate: Any, transition_matrix: Any) -> None:

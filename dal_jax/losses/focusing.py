@@ -4,8 +4,11 @@ Made for rare classes, not for noise, and less robust than cross entropy; it is 
 the ingredient of the normalised focal loss, and to compare with.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.losses import log_space
 
@@ -51,18 +54,24 @@ def focal(
     )
 
 
+@jax.custom_jvp
 def focal_term(log_p: jax.Array, gamma: jax.Array) -> jax.Array:
-    r"""Returns :math:`-(1 - p)^\gamma \log p`.
+    r"""Returns :math:`-(1 - p)^\gamma \log p`."""
+    return -((-jnp.expm1(log_p)) ** gamma) * log_p
 
-    The factors are regrouped so that autodiff meets no ``0 * inf`` at ``p = 1``.
-    """
+
+@functools.partial(focal_term.defjvp, symbolic_zeros=True)
+def _focal_term_jvp(primals, tangents):
+    log_p, gamma = primals
+    d_log_p, d_gamma = tangents
     rest = -jnp.expm1(log_p)
-    return rest ** (gamma + 1) * _log_over_rest(log_p)
-
-
-def _log_over_rest(log_p: jax.Array) -> jax.Array:
-    """Returns ``-log(p) / (1 - p)``, with its Taylor series near ``p = 1``."""
-    near = log_p > -1e-3
-    far = jnp.where(near, -1, log_p)
-    small = jnp.where(near, log_p, 0)
-    return jnp.where(near, 1 - small / 2 + small**2 / 12, far / jnp.expm1(far))
+    power = rest**gamma
+    sure = rest == 0
+    tangent = jnp.zeros(jnp.broadcast_shapes(log_p.shape, gamma.shape), log_p.dtype)
+    if not isinstance(d_log_p, SymbolicZero):
+        # log(p) / (1 - p) goes to -1 where p goes to 1, and autodiff to 0 * inf.
+        ratio = jnp.where(sure, -1, log_p / jnp.where(sure, 1, rest))
+        tangent += power * (gamma * (1 - rest) * ratio - 1) * d_log_p
+    if not isinstance(d_gamma, SymbolicZero):
+        tangent -= power * log_p * jnp.log(jnp.where(sure, 1, rest)) * d_gamma
+    return -power * log_p, tangent

@@ -5,11 +5,14 @@ Labels", arXiv:2007.00151. The targets of all examples are an array that the cal
 keeps, so both functions are pure; :func:`dal_jax.losses.make_stateful` joins them.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 
 from dal_jax.losses import log_space
+from dal_jax.losses.dal import ce
 
 # The released code's bound on what enters a target; no target reaches 1 by it.
 _LEAST = 1e-4
@@ -65,11 +68,34 @@ def elr(
     chex.assert_equal_shape([logits, targets])
     if where is not None:
         targets = jnp.where(jnp.expand_dims(jnp.asarray(where), axis), targets, 0)
-    log_p = log_space.log_probs(logits, axis)
+    weight = jnp.asarray(regularization_weight, logits.dtype)
+    agreement = _log_disagreement(axis, logits, targets)
+    fit = ce(logits, labels, axis=axis)
+    return log_space.mask(fit + weight * agreement, where)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _log_disagreement(axis: int, logits: jax.Array, targets: jax.Array) -> jax.Array:
+    return _disagreement(axis, logits, targets)[0]
+
+
+@_log_disagreement.defjvp
+def _log_disagreement_jvp(axis, primals, tangents):
+    logits, targets = primals
+    value, exps, share = _disagreement(axis, logits, targets)
+    total = jnp.sum(exps, axis, keepdims=True)
+    gradient = exps * ((1 - targets) / share - 1 / total)
+    return value, jnp.sum(gradient * tangents[0], axis)
+
+
+def _disagreement(axis, logits, targets):
+    top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
+    exps = jnp.exp(logits - top)
     # As a sum of p (1 - t), which loses nothing where p and t agree.
-    disagreement = jnp.sum(jnp.exp(log_p) * (1 - targets), axis)
-    loss = -log_space.select_label(log_p, labels, axis)
-    return log_space.mask(loss + regularization_weight * jnp.log(disagreement), where)
+    share = jnp.sum(exps * (1 - targets), axis, keepdims=True)
+    total = jnp.sum(exps, axis, keepdims=True)
+    value = jnp.log(share) - jnp.log(total)
+    return jnp.squeeze(value, axis), exps, share
 
 
 def elr_targets(

@@ -65,37 +65,46 @@ _share_of_label = jax.custom_jvp(_share, nondiff_argnums=(0, 1))
 def _share_of_label_jvp(term, axis, primals, tangents):
     logits, labels, parameters = primals
     d_logits, _, d_parameters = tangents
-    log_p = log_space.log_probs(logits, axis)
-    values, slopes = jax.jvp(
-        lambda log_p: term(log_p, *parameters), (log_p,), (jnp.ones_like(log_p),)
-    )
-    total = jnp.sum(values, axis, keepdims=True)
-    loss = log_space.select_label(values, labels, axis) / jnp.squeeze(total, axis)
-
-    def along(direction):
-        share = jnp.expand_dims(loss, axis) * direction
-        return (_at_label(direction, labels, axis) - share) / total
-
+    softmax = log_space.Softmax(logits, labels, axis, with_entropy=False)
+    widen = functools.partial(jnp.expand_dims, axis=axis)
+    log_p = softmax.shifted - widen(softmax.log_total)
+    values, slopes = _with_slope(term, log_p, parameters)
+    slopes_sum = jnp.sum(slopes, axis)
+    value, slope = _with_slope(term, softmax.log_p, parameters)
+    total = jnp.sum(values, axis)
+    loss = value / total
     tangent = jnp.zeros_like(loss)
     if not isinstance(d_logits, SymbolicZero):
-        inner = along(slopes)
-        slope = inner - jnp.exp(log_p) * jnp.sum(inner, axis, keepdims=True)
-        tangent += jnp.sum(slope * d_logits, axis)
-    for place, d_parameter in enumerate(d_parameters):
-        if isinstance(d_parameter, SymbolicZero):
-            continue
+        inner = (slope - loss * slopes_sum) / total
+        labelled = log_space.one_hot(labels, logits.shape, axis)
+        gradient = (
+            jnp.where(labelled, widen(slope / total), 0)
+            - widen(loss / total) * slopes
+            - widen(inner / softmax.total) * softmax.exps
+        )
+        tangent += jnp.sum(gradient * d_logits, axis)
+    if not all(isinstance(d, SymbolicZero) for d in d_parameters):
+        directions = tuple(
+            jnp.zeros_like(p) if isinstance(d, SymbolicZero) else d
+            for p, d in zip(parameters, d_parameters, strict=True)
+        )
 
-        def at(parameter, place=place):
-            changed = (*parameters[:place], parameter, *parameters[place + 1 :])
-            return term(log_p, *changed)
+        def along(log_p):
+            of_parameters = functools.partial(term, log_p)
+            return jax.jvp(of_parameters, parameters, directions)[1]
 
-        _, direction = jax.jvp(at, (parameters[place],), (d_parameter,))
-        tangent += jnp.sum(along(direction), axis)
+        change = along(softmax.log_p) - loss * jnp.sum(along(log_p), axis)
+        tangent += change / total
     return loss, tangent
 
 
-def _at_label(values: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
-    return jnp.where(log_space.one_hot(labels, values.shape, axis), values, 0)
+def _with_slope(
+    term: log_space.Term, log_p: jax.Array, parameters: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    def of_log_p(log_p):
+        return term(log_p, *parameters)
+
+    return jax.jvp(of_log_p, (log_p,), (jnp.ones_like(log_p),))
 
 
 def nce(
@@ -235,5 +244,20 @@ def _ce(log_p: jax.Array) -> jax.Array:
     return -log_p
 
 
+@jax.custom_jvp
 def _negative(log_p: jax.Array, min_probability: jax.Array) -> jax.Array:
     return jnp.maximum(log_p - jnp.log(min_probability), 0)
+
+
+@functools.partial(_negative.defjvp, symbolic_zeros=True)
+def _negative_jvp(primals, tangents):
+    log_p, min_probability = primals
+    d_log_p, d_min_probability = tangents
+    value = _negative(log_p, min_probability)
+    counted = jnp.where(value > 0, 1, jnp.zeros_like(value))
+    tangent = jnp.zeros_like(value)
+    if not isinstance(d_log_p, SymbolicZero):
+        tangent += counted * d_log_p
+    if not isinstance(d_min_probability, SymbolicZero):
+        tangent -= counted * d_min_probability / min_probability
+    return value, tangent

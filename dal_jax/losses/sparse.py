@@ -4,10 +4,14 @@ Zhou et al. (2021), "Learning with Noisy Labels via Sparse Regularization",
 arXiv:2108.00192.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.losses import log_space
+from dal_jax.losses.dal import ce
 
 
 def ce_sr(
@@ -59,10 +63,37 @@ def ce_sr(
       Zhou et al., 2021, arXiv:2108.00192.
     """
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
+    temperature, p, weight = (
+        jnp.asarray(x, logits.dtype) for x in (temperature, p, regularization_weight)
+    )
     square = jnp.sum(logits**2, axis, keepdims=True)
     # The inner select keeps the derivative of the root finite at zero.
     norm = jnp.sqrt(jnp.where(square == 0, 1, square))
-    log_s = log_space.log_probs(logits / (norm * temperature), axis)
-    sparsity = jnp.sum(jnp.exp(p * log_s), axis)
-    fit = -log_space.select_label(log_s, labels, axis)
-    return log_space.mask(fit + regularization_weight * sparsity, where)
+    scaled = logits / (norm * temperature)
+    fit = ce(scaled, labels, axis=axis)
+    return log_space.mask(fit + weight * _power_sum(axis, scaled, p), where)
+
+
+def _power_sum_of(axis: int, logits: jax.Array, p: jax.Array) -> jax.Array:
+    top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
+    log_total = jnp.log(jnp.sum(jnp.exp(logits - top), axis))
+    return jnp.sum(jnp.exp(p * (logits - top)), axis) * jnp.exp(-p * log_total)
+
+
+_power_sum = jax.custom_jvp(_power_sum_of, nondiff_argnums=(0,))
+
+
+@functools.partial(_power_sum.defjvp, symbolic_zeros=True)
+def _power_sum_jvp(axis, primals, tangents):
+    logits, p = primals
+    d_logits, d_p = tangents
+    value = _power_sum(axis, logits, p)
+    tangent = jnp.zeros_like(value)
+    if not isinstance(d_logits, SymbolicZero):
+        log_s = log_space.log_probs(logits, axis)
+        shares = jnp.exp(p * log_s) - jnp.exp(log_s) * jnp.expand_dims(value, axis)
+        tangent += jnp.sum(p * shares * d_logits, axis)
+    if not isinstance(d_p, SymbolicZero):
+        of_p = functools.partial(_power_sum_of, axis, logits)
+        tangent += jax.jvp(of_p, (p,), (d_p,))[1]
+    return value, tangent
