@@ -144,6 +144,7 @@ def write_images(directory: Path, per_class: int, seed: int) -> None:
             Image.fromarray(pixels.astype(np.uint8)).save(directory / name / f"{i}.png")
 
 
+@pytest.mark.slow
 def test_folder_config_learns_from_a_folder(tmp_path):
     photos = tmp_path / "photos"
     write_images(photos / "train", 40, seed=0)
@@ -160,6 +161,7 @@ def test_folder_config_learns_from_a_folder(tmp_path):
     assert summary["realised_noise_rate"] is None
 
 
+@pytest.mark.slow
 def test_list_configs_read_lists_of_few_classes(tmp_path):
     photos = tmp_path / "photos"
     write_images(photos, 12, seed=0)
