@@ -1,0 +1,116 @@
+"""Who may import whom, from docs/architecture.md."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dal_jax
+
+ROOT = Path(dal_jax.__file__).parent
+STANDARD = set(sys.stdlib_module_names)
+HEAVY = ("flax", "orbax", "tensorflow_datasets", "grain", "matplotlib", "sklearn")
+MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+
+
+def imported(path, everywhere=True):
+    """Full names of the modules that a file imports, or only at its top level."""
+    tree = ast.parse((ROOT / path).read_text())
+    names = set()
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+    return names
+
+
+def tops(names):
+    return {name.split(".")[0] for name in names} - STANDARD
+
+
+def test_finds_imports_everywhere_in_a_file():
+    assert "jax.numpy" in imported("schedules.py")
+    assert "importlib" in imported("__init__.py")
+    assert "importlib" not in imported("__init__.py", everywhere=False)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in MODULES if p.parts[0] in ("losses", "schedules.py")],
+    ids=str,
+)
+def test_losses_and_schedules_know_jax_alone(path):
+    names = imported(path)
+    assert tops(names) <= {"jax", "numpy", "optax", "chex", "dal_jax"}
+    ours = {name for name in names if name.startswith("dal_jax")}
+    allowed = ("dal_jax.losses", "dal_jax.schedules", "dal_jax.errors")
+    assert {n for n in ours if not n.startswith(allowed)} <= {"dal_jax"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in MODULES if p.parts[0] == "noise" and p.name != "__main__.py"],
+    ids=str,
+)
+def test_noise_knows_numpy_alone(path):
+    names = imported(path, everywhere=False)
+    assert tops(names) <= {"numpy", "dal_jax"}
+    ours = {name for name in names if name.startswith("dal_jax.")}
+    assert {n.split(".")[1] for n in ours} <= {"noise", "errors", "seeds"}
+
+
+@pytest.mark.parametrize(
+    ("package", "homes"),
+    [
+        ("flax", ("models/", "training/state.py")),
+        ("orbax", ("training/checkpoint.py",)),
+    ],
+)
+def test_flax_and_orbax_stay_where_they_are_known(package, homes):
+    users = {str(path) for path in MODULES if package in tops(imported(path))}
+    assert {user for user in users if not user.startswith(homes)} == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_slow_imports_wait_until_they_are_needed(path):
+    slow = {"tensorflow_datasets", "grain", "orbax", "matplotlib", "sklearn", "PIL"}
+    assert tops(imported(path, everywhere=False)) & slow == set()
+
+
+def in_new_process(code):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT.parent,
+    ).stdout
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, dal_jax, dal_jax.noise; print(*sys.modules)"
+    loaded = {name.split(".")[0] for name in in_new_process(code).split()}
+    assert {"dal_jax", "jax"} <= loaded
+    assert loaded & set(HEAVY) == set()
+
+
+def test_importing_the_package_starts_no_backend():
+    # jax.distributed.initialize has to come before anything that does.
+    # The number of devices can be set only until then.
+    code = """
+import jax, dal_jax, dal_jax.losses, dal_jax.schedules
+jax.config.update("jax_num_cpu_devices", 3)
+print(jax.device_count("cpu"))
+"""
+    assert in_new_process(code).strip() == "3"
+
+
+def test_noise_is_found_through_the_package():
+    assert in_new_process("import dal_jax; print(dal_jax.noise.__name__)") == (
+        "dal_jax.noise\n"
+    )
+    with pytest.raises(AttributeError, match="no attribute 'nosie'"):
+        _ = dal_jax.nosie
