@@ -1,7 +1,8 @@
 """Augmentation and normalisation of images, inside the compiled step.
 
-Every random function takes one key per example, so what happens to an image does not
-depend on the batch it is in nor on how the batch is split over devices.
+Every random function takes one key per example, so what happens to an image depends
+neither on the batch it is in nor on how the batch is split over devices. The
+definitions are torchvision's; docs/models.md lists the differences.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from dal_jax.data import color, geometry
+from dal_jax.errors import InputError
 
 if TYPE_CHECKING:
     from dal_jax.training.config import AugmentationConfig
@@ -36,13 +40,22 @@ def normalize(
     Returns:
       ``(images - mean) / std``, in the dtype of ``images``.
 
+    Raises:
+      InputError: as many numbers as neither one nor the channels.
+
     Example:
       >>> normalize(jnp.ones((1, 1, 2)), (0.5, 0.0), (0.5, 2.0)).ravel().tolist()
       [1.0, 0.5]
     """
-    offset = jnp.asarray(mean, images.dtype)
-    scale = 1.0 / jnp.asarray(std, jnp.float32)
-    return (images - offset) * scale.astype(images.dtype)
+    channels = images.shape[-1]
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, channels):
+            raise InputError(
+                f"augmentation.{name} has {len(values)} numbers: expected one or "
+                f"{channels}, a number a channel; leave it empty to measure it"
+            )
+    scale = 1 / jnp.asarray(std, jnp.float32)
+    return (images - jnp.asarray(mean, images.dtype)) * scale.astype(images.dtype)
 
 
 def make_preprocess(
@@ -53,6 +66,11 @@ def make_preprocess(
 ) -> Preprocess:
     """Returns the functions from uint8 images to what the network is given.
 
+    Training images are cropped with padding, cropped and resized, flipped, jittered
+    in colour, each if the configuration asks for it, and normalised. Images for
+    evaluation are only normalised or, with ``random_resized_crop``, resized and
+    cropped in the middle before.
+
     Args:
       config: which augmentations to apply to training images.
       mean: of each channel of the images in [0, 1].
@@ -62,6 +80,9 @@ def make_preprocess(
     Returns:
       A :class:`Preprocess`. ``keys`` are ``[batch]`` typed keys, one an example.
 
+    Raises:
+      InputError: a negative size or strength, or a hue above 0.5.
+
     Example:
       >>> from dal_jax.training.config import AugmentationConfig
       >>> preprocess = make_preprocess(AugmentationConfig(), (0.0,), (1.0,))
@@ -69,13 +90,39 @@ def make_preprocess(
       >>> float(preprocess.evaluate(images).max())
       1.0
     """
+    padding, size = config.crop_padding, config.random_resized_crop
+    if padding < 0 or (size is not None and size < 1):
+        raise InputError(
+            f"augmentation.crop_padding={padding}, random_resized_crop={size}: "
+            f"expected pixels, 0 or more and 1 or more; leave out what is not wanted"
+        )
+    strengths = color.check_strengths(config.color_jitter)
+
+    def finish(images: jax.Array) -> jax.Array:
+        return normalize(images, mean, std).astype(dtype)
 
     def evaluate(images: jax.Array) -> jax.Array:
-        return normalize(_to_unit(images), mean, std).astype(dtype)
+        images = _to_unit(images)
+        if size is not None:
+            images = geometry.resize_and_center_crop(images, size)
+        return finish(images)
 
     def train(keys: jax.Array, images: jax.Array) -> jax.Array:
-        del keys
-        return evaluate(images)
+        keys = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
+        if padding:
+            offsets = jax.vmap(lambda key: geometry.draw_crop(key, padding))(keys[:, 0])
+            images = geometry.crop_with_padding(images, offsets, padding)
+        if config.flip:
+            images = geometry.flip(images, jax.vmap(jax.random.bernoulli)(keys[:, 1]))
+        images = _to_unit(images)
+        if size is not None:
+            sides = images.shape[1:3]
+            boxes = jax.vmap(lambda key: geometry.draw_box(key, *sides))(keys[:, 2])
+            images = geometry.resized_crop(images, boxes, size)
+        if any(strengths):
+            factors = jax.vmap(lambda key: color.draw(key, strengths))(keys[:, 3])
+            images = jax.vmap(color.jitter)(images, factors)
+        return finish(images)
 
     return Preprocess(train, evaluate)
 
