@@ -93,6 +93,9 @@ def train_and_evaluate(
         return files.read_summary() or {}
     with ExitStack() as held:
         prepared, experiment = refuse_together(lambda: begin(held))
+        if prepared.skipped:
+            named = ", ".join(prepared.skipped[:3])
+            say(f"left out {len(prepared.skipped)} images that do not decode: {named}")
         if config.num_epochs == 0:
             say(f"prepared, not trained: see {files.noise}")
             return {}

@@ -20,6 +20,7 @@ class Prepared:
       record: what the noise did to them.
       validation: noisy examples held out, or ``None``.
       test: examples for the report, or ``None`` where the source has none.
+      skipped: the images that do not decode and were left out, by path.
     """
 
     class_names: tuple[str, ...]
@@ -27,6 +28,7 @@ class Prepared:
     record: noise.NoiseRecord
     validation: data.Split | None
     test: data.Split | None
+    skipped: tuple[str, ...] = ()
 
 
 def prepare(config: TrainConfig) -> Prepared:
@@ -62,4 +64,5 @@ def prepare(config: TrainConfig) -> Prepared:
         record=record.take(kept) if len(held_out) else record,
         validation=noisy.take(held_out) if len(held_out) else None,
         test=dataset.test,
+        skipped=dataset.skipped,
     )
