@@ -1,0 +1,153 @@
+"""The real command, stopped from outside: killed, signalled, out of room."""
+
+import importlib.util
+import json
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning"),
+]
+
+
+def wait_until(condition, process, seconds=200):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def kills(monkeypatch, environment):
+    """The benchmark that kills, with the tests' environment."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    for name in ("JAX_PLATFORMS", "XDG_CACHE_HOME", "PYTHONPATH", "XLA_FLAGS"):
+        monkeypatch.setenv(name, environment[name])
+    spec = importlib.util.spec_from_file_location(
+        "kills", ROOT / "benchmarks" / "kills.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_five_kills_leave_no_trace(
+    kills, command, tmp_path, monkeypatch, read_run, check_same_run
+):
+    monkeypatch.setattr(kills, "MOMENTS", ("while saving", "after an evaluation"))
+    arguments = ("--config.num_epochs=40", "--config.checkpoint_every=1")
+    assert command(f"--workdir={tmp_path / 'reference'}", *arguments).status == 0
+    trainer = kills.Trainer(tmp_path / "killed", 40, kills.random.Random(0))
+    assert len(kills.kill(trainer, 5)) == 5
+    check_same_run(read_run(tmp_path / "killed"), read_run(tmp_path / "reference"))
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_signal_in_the_middle_of_an_epoch(
+    number, status, start_training, command, tmp_path, read_run, check_same_run
+):
+    # 1,297 steps an epoch; another run may not come in meanwhile.
+    arguments = (
+        "--config.model.name=mlp",
+        "--config.batch_size=1",
+        "--config.num_epochs=3",
+        "--config.optimizer.learning_rate=0.001",
+    )
+    workdir, reference = tmp_path / "run", tmp_path / "reference"
+    process = start_training(f"--workdir={workdir}", *arguments)
+    wait_until((workdir / "config.json").exists, process)
+    refused = command(f"--workdir={workdir}", *arguments)
+    assert refused.status == 2
+    assert "in use by another run" in refused.err
+    wait_until((workdir / "metrics.jsonl").exists, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == status, err
+    assert out == ""
+    last = err.splitlines()[-1]
+    assert last.startswith("error: stopped at step ")
+    assert last.endswith("the same command goes on from here")
+    assert "Traceback" not in err
+    assert command(f"--workdir={workdir}", *arguments).status == 0
+    assert command(f"--workdir={reference}", *arguments).status == 0
+    check_same_run(read_run(workdir), read_run(reference))
+
+
+def test_a_full_disk_stops_in_one_line_and_the_last_checkpoint_is_whole(
+    run_training, start_training, command, tmp_path, read_run, check_same_run
+):
+    arguments = (
+        "--config.model.name=mlp",
+        "--config.model.hidden=64,64",
+        "--config.dataset.train_size=320",
+        "--config.checkpoint_every=1",
+        "--config.num_epochs=200",
+    )
+    workdir, reference = tmp_path / "run", tmp_path / "reference"
+    process = start_training(f"--workdir={workdir}", *arguments)
+    wait_until((workdir / "checkpoints" / "5").exists, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=200)
+    assert process.returncode == 143
+    whole = {path.name for path in (workdir / "checkpoints").iterdir()}
+
+    def no_room():
+        # Python and numpy meet EFBIG, as they would meet ENOSPC on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
+
+    outcome = run_training(
+        f"--workdir={workdir}",
+        "--nocompilation_cache",
+        *arguments,
+        preexec_fn=no_room,
+    )
+    assert outcome.status == 1, outcome.err
+    assert outcome.out == ""
+    lines = [x for x in outcome.err.replace("\r", "\n").splitlines() if "%|" not in x]
+    errors = [line for line in lines if line and not line.startswith("going on")]
+    assert len(errors) == 1, outcome.err
+    assert errors[0].startswith(f"error: cannot write to {workdir}")
+    assert "goes on" in errors[0]
+    left = {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert whole <= left
+    assert command(f"--workdir={workdir}", *arguments).status == 0
+    assert command(f"--workdir={reference}", *arguments).status == 0
+    check_same_run(read_run(workdir), read_run(reference))
+
+
+def test_the_default_command_is_quiet(run_training, tmp_path):
+    workdir = tmp_path / "run"
+    outcome = run_training(f"--workdir={workdir}", "--config.num_epochs=2")
+    assert outcome.status == 0, outcome.err
+    shown = outcome.err.replace("\r", "\n").splitlines()
+    assert all("%|" in line for line in shown if line), outcome.err
+    assert "test accuracy, last epoch" in outcome.out
+    assert str(workdir) in outcome.out
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["epochs"] == 2
+    # The same again, from the compilation cache: the numbers do not move.
+    again = tmp_path / "again"
+    assert run_training(f"--workdir={again}", "--config.num_epochs=2").status == 0
+    second = json.loads((again / "summary.json").read_text())
+    timed = {key for key in summary if "second" in key}
+    assert {k: v for k, v in summary.items() if k not in timed} == {
+        k: v for k, v in second.items() if k not in timed
+    }
+
+
+def test_help_lists_the_fields(run_training):
+    outcome = run_training("--help")
+    assert outcome.status == 0
+    for word in ("--workdir", "--overwrite", "noise.rate", "optimizer.learning_rate"):
+        assert word in outcome.out

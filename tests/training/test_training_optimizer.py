@@ -1,0 +1,144 @@
+"""The optimizer against PyTorch's formulas, and the learning rate over time."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dal_jax.config import OptimizerConfig
+from dal_jax.errors import InputError
+from dal_jax.training.optimizer import make_learning_rate, make_optimizer
+
+
+def train(config, params, gradients):
+    optimizer = make_optimizer(config, make_learning_rate(config, 10, 10))
+    params = jnp.asarray(params)
+    state = optimizer.init(params)
+    course = []
+    for gradient in gradients:
+        updates, state = optimizer.update(jnp.asarray(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+        course.append(np.asarray(params))
+    return np.array(course)
+
+
+def test_momentum_and_weight_decay_by_hand():
+    """One parameter at 1, gradient always 0.5, each step worked out on paper."""
+    config = OptimizerConfig(0.1, momentum=0.9, weight_decay=0.01, schedule="constant")
+    course = train(config, 1.0, [0.5] * 3)
+    np.testing.assert_allclose(course, [0.949, 0.852151, 0.714134749], rtol=1e-6)
+
+
+def test_nesterov_by_hand():
+    config = OptimizerConfig(
+        0.1, momentum=0.9, nesterov=True, weight_decay=0.01, schedule="constant"
+    )
+    course = train(config, 1.0, [0.5] * 2)
+    np.testing.assert_allclose(course, [0.9031, 0.76507411], rtol=1e-6)
+
+
+def test_the_norm_is_clipped_before_weight_decay():
+    config = OptimizerConfig(
+        1.0, momentum=0.0, weight_decay=0.5, schedule="constant", clip_norm=1.0
+    )
+    # (3, 4) has norm 5 and becomes (0.6, 0.8); decay then adds half the parameters.
+    course = train(config, [2.0, 2.0], [[3.0, 4.0]])
+    np.testing.assert_allclose(course[0], [0.4, 0.2], rtol=1e-6)
+
+
+def test_a_small_gradient_is_not_clipped():
+    config = OptimizerConfig(1.0, momentum=0.0, schedule="constant", clip_norm=1.0)
+    course = train(config, [0.0, 0.0], [[0.3, 0.4]])
+    np.testing.assert_allclose(course[0], [-0.3, -0.4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_against_torch(nesterov):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=5).astype(np.float32)
+    gradients = rng.normal(size=(20, 5)).astype(np.float32)
+    parameter = torch.nn.Parameter(torch.tensor(start))
+    sgd = torch.optim.SGD(
+        [parameter], lr=0.05, momentum=0.9, weight_decay=0.02, nesterov=nesterov
+    )
+    expected = []
+    for gradient in gradients:
+        parameter.grad = torch.tensor(gradient)
+        sgd.step()
+        expected.append(parameter.detach().numpy().copy())
+    config = OptimizerConfig(
+        0.05, momentum=0.9, weight_decay=0.02, nesterov=nesterov, schedule="constant"
+    )
+    np.testing.assert_allclose(
+        train(config, start, gradients), expected, rtol=2e-5, atol=1e-6
+    )
+
+
+EPOCHS, STEPS = 8, 5
+
+
+def rates(**fields):
+    config = OptimizerConfig(learning_rate=0.4, **fields)
+    schedule = make_learning_rate(config, EPOCHS, STEPS)
+    return np.array([float(schedule(step)) for step in range(EPOCHS * STEPS + 1)])
+
+
+def test_cosine_of_the_step():
+    total = EPOCHS * STEPS
+    expected = [0.2 * (1 + math.cos(math.pi * t / total)) for t in range(total + 1)]
+    np.testing.assert_allclose(rates(schedule="cosine"), expected, atol=1e-7)
+
+
+def test_cosine_of_the_epoch_as_torch_steps_it():
+    got = rates(schedule="cosine", per_epoch=True)
+    for epoch in range(EPOCHS):
+        expected = 0.2 * (1 + math.cos(math.pi * epoch / EPOCHS))
+        within = got[epoch * STEPS : (epoch + 1) * STEPS]
+        np.testing.assert_allclose(within, expected, atol=1e-7)
+
+
+def test_exponential_of_the_epoch_as_torch_steps_it():
+    got = rates(schedule="exponential", per_epoch=True, decay_rate=0.97)
+    expected = [0.4 * 0.97 ** (step // STEPS) for step in range(len(got))]
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_exponential_of_the_step_meets_it_at_the_epochs():
+    got = rates(schedule="exponential", decay_rate=0.5)
+    np.testing.assert_allclose(got[::STEPS], 0.4 * 0.5 ** np.arange(9), rtol=1e-6)
+    assert (np.diff(got) < 0).all()
+
+
+def test_constant():
+    assert set(rates(schedule="constant").round(7)) == {0.4}
+
+
+def test_warmup_rises_to_the_peak_and_the_curve_follows():
+    got = rates(schedule="cosine", warmup_epochs=2)
+    np.testing.assert_allclose(got[:11], 0.4 * np.arange(11) / 10, atol=1e-7)
+    left = [0.2 * (1 + math.cos(math.pi * t / 30)) for t in range(31)]
+    np.testing.assert_allclose(got[10:], left, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("momentum", -0.1),
+        ("momentum", 1.0),
+        ("weight_decay", -1e-4),
+        ("decay_rate", 0.0),
+        ("decay_rate", 1.1),
+        ("clip_norm", 0.0),
+        ("warmup_epochs", -1.0),
+        ("warmup_epochs", 9.0),
+        ("schedule", "linear"),
+    ],
+)
+def test_numbers_that_make_no_schedule(field, value):
+    with pytest.raises(InputError, match=field):
+        make_learning_rate(OptimizerConfig(**{field: value}), EPOCHS, STEPS)

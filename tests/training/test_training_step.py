@@ -1,0 +1,207 @@
+"""The pure step: what it sums, what it leaves alone, how often it is traced."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dal_jax import losses
+from dal_jax.config import OptimizerConfig
+from dal_jax.data.augment import Preprocess
+from dal_jax.models import Functional
+from dal_jax.training.optimizer import make_learning_rate, make_optimizer
+from dal_jax.training.state import EvalSums, TrainMetrics
+from dal_jax.training.step import make_eval_step, make_init, make_train_step
+
+CLASSES = 3
+# The network is a matrix, the images its inputs: 255 in one place, or scale.
+NETWORK = Functional(
+    init=lambda key: (
+        {"weights": jax.random.normal(key, (CLASSES, CLASSES)) * 0.1},
+        {"calls": jnp.zeros((), jnp.int32)},
+    ),
+    apply=lambda params, state, images, train: (
+        images.reshape(-1, CLASSES) @ params["weights"],
+        {"calls": state["calls"] + int(train)},
+    ),
+)
+PLAIN = Preprocess(
+    train=lambda keys, images: images / 255.0, evaluate=lambda images: images / 255.0
+)
+
+
+def make(loss="ce", skip_nonfinite=False, preprocess=PLAIN, **fields):
+    config = OptimizerConfig(**{"schedule": "constant"} | fields)
+    optimizer = make_optimizer(config, make_learning_rate(config, 10, 10))
+    stateful = losses.make_stateful(loss, num_examples=6, num_classes=CLASSES)
+    step = make_train_step(
+        NETWORK,
+        preprocess,
+        optimizer,
+        stateful,
+        jax.random.key(1),
+        skip_nonfinite=skip_nonfinite,
+    )
+    return make_init(NETWORK, optimizer, stateful)(jax.random.key(0)), step
+
+
+def make_batch(labels, scale=255):
+    count = len(labels)
+    images = np.zeros((count, 1, CLASSES, 1), np.float32)
+    images[np.arange(count), 0, np.arange(count) % CLASSES] = scale
+    return {
+        "image": jnp.asarray(images),
+        "label": jnp.asarray(labels, jnp.int32),
+        "position": jnp.arange(count, dtype=jnp.int32),
+        "mask": jnp.ones(count, bool),
+    }
+
+
+def test_a_step_is_the_gradient_of_the_mean_loss():
+    state, step = make(learning_rate=0.5, momentum=0.0)
+    batch = make_batch([0, 1, 2, 0])
+    weights = state.params["weights"]
+
+    def mean(weights):
+        logits = batch["image"].reshape(-1, CLASSES) / 255 @ weights
+        log_p = jax.nn.log_softmax(logits)
+        return -jnp.mean(log_p[jnp.arange(4), batch["label"]])
+
+    expected = weights - 0.5 * jax.grad(mean)(weights)
+    new_state, metrics = step(state, batch)
+    np.testing.assert_allclose(new_state.params["weights"], expected, rtol=1e-5)
+    assert int(new_state.step) == 1
+    assert int(new_state.model_state["calls"]) == 1
+    np.testing.assert_allclose(metrics.loss_sum, 4 * mean(weights), rtol=1e-6)
+    assert float(metrics.count) == 4
+    assert int(metrics.nonfinite_steps) == 0
+
+
+def test_a_step_is_pure():
+    state, step = make("dal")
+    batch = make_batch([0, 1, 2])
+    before = jax.tree.map(np.array, (state, batch))
+    first, second = step(state, batch), step(state, batch)
+    chex.assert_trees_all_equal(first, second)
+    chex.assert_trees_all_equal(before, (state, batch))
+
+
+def test_one_trace_serves_all_steps():
+    state, step = make("dal", schedule="cosine")
+    traced_once = jax.jit(chex.assert_max_traces(step, n=1))
+    for labels in ([0, 1, 2], [2, 1, 0], [1, 1, 1]) * 3:
+        state, _ = traced_once(state, make_batch(labels))
+    assert int(state.step) == 9
+
+
+def test_the_loss_is_given_the_step():
+    """With dal, q at the first step is not that of the last."""
+    state, step = make("dal")
+    late = state.replace(step=jnp.asarray(58_000))
+    _, first = step(state, make_batch([0, 1, 2]))
+    _, last = step(late, make_batch([0, 1, 2]))
+    assert float(first.loss_sum) != pytest.approx(float(last.loss_sum), rel=1e-3)
+
+
+def test_augmentation_has_a_key_of_step_and_example():
+    def spy(keys, images):
+        noise = jax.vmap(jax.random.uniform)(keys)
+        return images / 255.0 * noise[:, None, None, None]
+
+    state, step = make("ce", preprocess=Preprocess(spy, PLAIN.evaluate))
+    batch = make_batch([0, 1, 2, 0])
+    _, whole = step(state, batch)
+    parts = [
+        step(state, jax.tree.map(lambda x, rows=rows: x[rows], batch))[1].loss_sum
+        for rows in (slice(0, 1), slice(1, 4))
+    ]
+    # An example meets the same augmentation whatever batch it is in ...
+    np.testing.assert_allclose(sum(parts), whole.loss_sum, rtol=1e-6)
+    # ... but another in the next step.
+    _, later = step(state.replace(step=state.step + 1), batch)
+    assert float(later.loss_sum) != pytest.approx(float(whole.loss_sum), rel=1e-4)
+
+
+def test_a_step_that_is_not_finite_is_reported():
+    state, step = make()
+    new_state, metrics = step(state.replace(step=jnp.asarray(7)), bad_batch())
+    assert int(metrics.nonfinite_steps) == 1
+    assert int(metrics.first_nonfinite_step) == 7
+    assert float(metrics.count) == 0
+    assert float(metrics.loss_sum) == 0
+    assert np.isnan(new_state.params["weights"]).any()
+
+
+def bad_batch():
+    return make_batch([0, 1, 2], scale=np.inf)
+
+
+def test_a_step_that_is_not_finite_is_skipped_by_option():
+    state, step = make(skip_nonfinite=True)
+    state, _ = step(state, make_batch([0, 1, 2]))
+    new_state, metrics = step(state, bad_batch())
+    assert int(metrics.nonfinite_steps) == 1
+    assert int(new_state.step) == int(state.step) + 1
+    chex.assert_trees_all_equal(new_state.replace(step=state.step), state)
+    # And the next good one trains again.
+    trained, metrics = step(new_state, make_batch([0, 1, 2]))
+    assert int(metrics.nonfinite_steps) == 0
+    assert (trained.params["weights"] != state.params["weights"]).any()
+
+
+def test_clipping_bounds_the_step():
+    steps = {}
+    for norm in (None, 1e-3):
+        state, step = make(learning_rate=1.0, momentum=0.0, clip_norm=norm)
+        new_state, _ = step(state, make_batch([0, 1, 2]))
+        change = new_state.params["weights"] - state.params["weights"]
+        steps[norm] = float(optax.tree.norm(change))
+    assert steps[None] > 0.1
+    assert steps[1e-3] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_metrics_of_parts_add_up_to_those_of_the_whole():
+    state, step = make("gce")
+    batch = make_batch([0, 1, 2, 0, 2])
+    _, whole = step(state, batch)
+    merged = TrainMetrics.zero()
+    for rows in (slice(0, 2), slice(2, 3), slice(3, 5)):
+        _, part = step(state, jax.tree.map(lambda x, rows=rows: x[rows], batch))
+        merged = merged.merge(part)
+    chex.assert_trees_all_close(merged, whole, rtol=1e-6)
+
+
+def test_metrics_merge_by_hand():
+    def metrics(*values):
+        return TrainMetrics(*map(jnp.asarray, values))
+
+    one = metrics(3.0, 2.0, 1, 9, -1.0, 5.0)
+    two = metrics(4.0, 5.0, 2, 6, -3.0, 2.0)
+    merged = one.merge(two)
+    assert [float(x) for x in jax.tree.leaves(merged)] == [7, 7, 3, 6, -3, 5]
+    chex.assert_trees_all_equal(one.merge(TrainMetrics.zero()), one)
+
+
+def test_memorized_and_corrected_by_hand():
+    """Six examples, one of them padding, through a network that says the image."""
+    network = Functional(NETWORK.init, lambda p, s, x, train: (x.reshape(-1, 3), s))
+    evaluate = make_eval_step(network, PLAIN)
+    predicted = [0, 1, 2, 0, 1, 2]
+    given = [0, 1, 1, 2, 0, 2]
+    clean = [0, 2, 2, 1, 0, 1]
+    mask = [True, True, True, True, True, False]
+    batch = {
+        "image": 255.0 * jax.nn.one_hot(jnp.array(predicted), 3)[:, None, :, None],
+        "label": jnp.array(given),
+        "clean_label": jnp.array(clean),
+        "mask": jnp.array(mask),
+    }
+    sums = jax.jit(evaluate)({}, {}, batch)
+    # 0 right and predicted; 1 wrong, memorized; 2 wrong, corrected; 3 wrong, neither;
+    # 4 right, not predicted; 5 would be wrong and memorized, but is padding.
+    expected = EvalSums(count=5, correct=2, mislabelled=3, memorized=1, corrected=1)
+    assert [float(x) for x in jax.tree.leaves(sums)] == [
+        float(x) for x in jax.tree.leaves(expected)
+    ]
