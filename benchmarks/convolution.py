@@ -23,7 +23,7 @@ from jax import lax
 
 from dal_jax.models import Functional, functionalize, layers
 from dal_jax.models import convolution as convolution_module
-from dal_jax.training.config import ModelConfig
+from dal_jax.config import ModelConfig
 
 CASES = {"digits": (64, (8, 8, 1)), "cifar": (128, (32, 32, 3))}
 LEARNING_RATE, MOMENTUM = 0.05, 0.9

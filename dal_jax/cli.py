@@ -121,7 +121,7 @@ def _check_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
         match = _OVERRIDE.fullmatch(argument)
         if match is not None and match["field"] not in known:
             raise unknown_name("config field", match["field"], known)
-        if match is not None and match["value"] in ("None", "none"):
+        if match is not None and match["value"] == "None":
             if type(None) not in typing.get_args(known[match["field"]]):
                 raise InputError(
                     f"config field {match['field']!r} cannot be None: expected "

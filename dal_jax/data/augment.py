@@ -17,7 +17,7 @@ from dal_jax.data import color, geometry
 from dal_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from dal_jax.training.config import AugmentationConfig
+    from dal_jax.config import AugmentationConfig
 
 
 class Preprocess(NamedTuple):
@@ -84,7 +84,7 @@ def make_preprocess(
       InputError: a negative size or strength, or a hue above 0.5.
 
     Example:
-      >>> from dal_jax.training.config import AugmentationConfig
+      >>> from dal_jax.config import AugmentationConfig
       >>> preprocess = make_preprocess(AugmentationConfig(), (0.0,), (1.0,))
       >>> images = jnp.full((2, 4, 4, 1), 255, jnp.uint8)
       >>> float(preprocess.evaluate(images).max())

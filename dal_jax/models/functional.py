@@ -20,7 +20,7 @@ from dal_jax.models.cnn import CNN
 from dal_jax.models.mlp import MLP
 
 if TYPE_CHECKING:
-    from dal_jax.training.config import ModelConfig
+    from dal_jax.config import ModelConfig
 
 PyTree = Any
 
@@ -99,7 +99,7 @@ def build(
       InputError: an unknown name, or images too small for the network.
 
     Example:
-      >>> from dal_jax.training.config import ModelConfig
+      >>> from dal_jax.config import ModelConfig
       >>> model = build(ModelConfig("cnn"), image_shape=(8, 8, 1), num_classes=10,
       ...               rngs=nnx.Rngs(0))
       >>> model(jnp.zeros((2, 8, 8, 1)), train=False).shape
@@ -127,7 +127,7 @@ def functionalize(
     """Returns the network as pure functions; arguments as of :func:`build`.
 
     Example:
-      >>> from dal_jax.training.config import ModelConfig
+      >>> from dal_jax.config import ModelConfig
       >>> network = functionalize(ModelConfig("mlp"), (8, 8, 1), num_classes=10)
       >>> params, model_state = network.init(jax.random.key(0))
       >>> images = jnp.zeros((2, 8, 8, 1))

@@ -9,7 +9,7 @@ import pytest
 
 from dal_jax.data import augment, color, geometry
 from dal_jax.errors import InputError
-from dal_jax.training.config import AugmentationConfig
+from dal_jax.config import AugmentationConfig
 
 EVERYTHING = AugmentationConfig(
     crop_padding=2,
