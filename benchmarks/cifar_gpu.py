@@ -11,8 +11,8 @@ torch.compile with channels-last and bfloat16 (see benchmarks/training.py).
 labels, found as ``symmetric/cifar10_40.npy`` and so on below ``--labels_dir``, with
 cross entropy and Dynamics-Aware Loss; the same command goes on where it stopped (see
 benchmarks/study.py). What is measured is printed, and written to ``speed.json`` and
-``recipe.json`` with ``.md`` beside them in the workdir. JAX takes most of a GPU's memory
-for itself: XLA_PYTHON_CLIENT_PREALLOCATE=false leaves PyTorch some for the first part.
+``recipe.json`` with ``.md`` beside them in the workdir. JAX takes most of a GPU's
+memory for itself; XLA_PYTHON_CLIENT_PREALLOCATE=false leaves PyTorch some for ``speed``.
 """
 
 import dataclasses
@@ -130,5 +130,4 @@ def _main(config: TrainConfig, values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    cli.quiet()
-    cli.run_command(_main, _define_flags, description=__doc__)
+    study.run_command(_main, _define_flags, __doc__)

@@ -190,6 +190,16 @@ def _main(config: TrainConfig, values: flags.FlagValues) -> None:
     )
 
 
-if __name__ == "__main__":
+def run_command(command: Any, define_flags: Any, description: str) -> None:
+    """Runs a study's command; Ctrl-C ends it with the line that says how to go on."""
+    from dal_jax.training.loop import Interrupted
+
     cli.quiet()
-    cli.run_command(_main, _define_flags, description=__doc__)
+    try:
+        cli.run_command(command, define_flags, description=description)
+    except Interrupted as error:
+        cli.end(error, 128 + error.signal_number)
+
+
+if __name__ == "__main__":
+    run_command(_main, _define_flags, __doc__)
