@@ -240,7 +240,7 @@ class _Run:
             "step": self._step,
             "learning_rate": float(self._experiment.learning_rate(self._step - 1)),
             **{name: float(value) for name, value in coefficients.items()},
-            "train_loss": float(metrics.loss_sum) / max(float(metrics.count), 1.0),
+            "train_loss": summaries.share(metrics.loss_sum, metrics.count),
             "skipped_steps": int(metrics.nonfinite_steps),
             **summaries.accuracies(sums),
             "images_per_second": round(examples / seconds, 1),

@@ -18,12 +18,12 @@ def accuracies(sums: dict[str, EvalSums]) -> dict[str, float | None]:
     that are known to be mislabelled, ``None`` where none is.
     """
     figures = {
-        f"{name}_accuracy": _share(of.correct, of.count) for name, of in sums.items()
+        f"{name}_accuracy": share(of.correct, of.count) for name, of in sums.items()
     }
     train = sums["train"]
     return figures | {
-        "memorized": _share(train.memorized, train.mislabelled),
-        "corrected": _share(train.corrected, train.mislabelled),
+        "memorized": share(train.memorized, train.mislabelled),
+        "corrected": share(train.corrected, train.mislabelled),
     }
 
 
@@ -113,7 +113,8 @@ def _percent(share: float | None) -> str:
     return "unknown" if share is None else f"{100 * share:.1f} %"
 
 
-def _share(part: Any, whole: Any) -> float | None:
+def share(part: Any, whole: Any) -> float | None:
+    """Returns a ratio of sums, ``None`` where there is nothing to divide by."""
     return float(part) / float(whole) if whole else None
 
 
