@@ -12,7 +12,8 @@ labels, found as ``symmetric/cifar10_40.npy`` and so on below ``--labels_dir``, 
 cross entropy and Dynamics-Aware Loss; the same command goes on where it stopped (see
 benchmarks/study.py). What is measured is printed, and written to ``speed.json`` and
 ``recipe.json`` with ``.md`` beside them in the workdir. JAX takes most of a GPU's
-memory for itself; XLA_PYTHON_CLIENT_PREALLOCATE=false leaves PyTorch some for ``speed``.
+memory for itself; XLA_PYTHON_CLIENT_PREALLOCATE=false leaves some to
+PyTorch.
 """
 
 import dataclasses
