@@ -1,0 +1,111 @@
+"""One seed decides everything; each source of randomness can be varied alone."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from dal_jax import losses
+from dal_jax.config import AugmentationConfig, DatasetConfig, ModelConfig, TrainConfig
+from dal_jax.training import experiment as experiments
+from dal_jax.training import train_and_evaluate
+from dal_jax.training.prepare import prepare
+from dal_jax.training.state import TrainMetrics
+
+
+def make_config(loss="dal", **seeds):
+    config = TrainConfig(
+        dataset=DatasetConfig(train_size=128, test_size=50),
+        model=ModelConfig("mlp", hidden=(16,)),
+        augmentation=AugmentationConfig(flip=True),
+        num_epochs=2,
+        batch_size=32,
+    )
+    config.loss.name = loss
+    for field, value in seeds.items():
+        if field == "noise":
+            config.noise.seed = value
+        elif field == "seed":
+            config.seed = value
+        else:
+            setattr(config.seeds, field, value)
+    return config
+
+
+def sources(config):
+    """Returns what each source of randomness made, and what a step made of all."""
+    prepared = prepare(config)
+    experiment = experiments.build(config, prepared)
+    state = experiment.init()
+    initial = jax.tree.map(np.array, state.params)
+    zero = experiment.parallel.place_data(TrainMetrics.zero())
+    # The same batch for all, so that the order does not show in the step.
+    order = np.arange(32, dtype=np.int32)[None]
+    stepped, _ = experiment.run_train((), (state, zero), order, 0, 1)
+    return {
+        "noise": prepared.record.noisy_labels,
+        "data_order": np.stack([experiment.order(epoch) for epoch in range(2)]),
+        "initialization": initial,
+        "step": jax.tree.map(np.array, stepped.params),
+    }
+
+
+def differing(one, other):
+    def same(a, b):
+        leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        return all(np.array_equal(x, y) for x, y in leaves)
+
+    return {name for name in one if not same(one[name], other[name])}
+
+
+@pytest.fixture(scope="module")
+def base():
+    return sources(make_config())
+
+
+def test_the_same_seed_is_the_same_run(base):
+    assert differing(sources(make_config()), base) == set()
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("data_order", {"data_order"}),
+        ("initialization", {"initialization", "step"}),
+        ("noise", {"noise", "step"}),
+        ("augmentation", {"step"}),
+        ("loss", set()),
+        ("seed", {"noise", "data_order", "initialization", "step"}),
+    ],
+)
+def test_a_seed_changes_its_own_source_alone(field, changes, base):
+    assert differing(sources(make_config(**{field: 7})), base) == changes
+
+
+@pytest.mark.skipif("nlnl" not in losses.names(), reason="needs a loss that draws")
+def test_the_seed_of_a_loss_that_draws():
+    base = sources(make_config("nlnl"))
+    assert differing(sources(make_config("nlnl")), base) == set()
+    assert differing(sources(make_config("nlnl", loss=7)), base) == {"step"}
+
+
+def test_a_derived_seed_can_be_written_out(base):
+    """Overriding a source by the run's own seed is no change."""
+    names = [field.name for field in dataclasses.fields(make_config().seeds)]
+    config = make_config(noise=0, **dict.fromkeys(names, 0))
+    assert differing(sources(config), base) == set()
+
+
+def test_two_whole_runs_are_the_same_bit_for_bit(tmp_path):
+    for name in ("one", "two"):
+        train_and_evaluate(make_config(), tmp_path / name)
+
+    def untimed(name):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        entries = [json.loads(line) for line in lines]
+        return [{k: v for k, v in e.items() if "second" not in k} for e in entries]
+
+    assert untimed("one") == untimed("two")
+    assert len(untimed("one")) == 2
