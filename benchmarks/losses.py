@@ -1,0 +1,225 @@
+"""Time and memory of every loss's value and gradient, against cross entropy.
+
+    python benchmarks/losses.py [--losses=ce,gce,dal] [--shapes=128x10,4096x1000]
+        [--dtypes=float32,bfloat16] [--seconds=20] [--no-torch]
+        [--out=benchmarks/results/losses.json]
+
+One line is one loss: its mean over the batch, integer labels, value and gradient by
+``jax.value_and_grad`` under ``jit``. All lines of a table are interleaved in one
+process, and every ratio is the median over the rounds of the ratio within a round, so
+that a busy machine disturbs both sides alike. "CPU" is the same ratio of processor
+time, over all threads, which other processes disturb least. "bandwidth" is the share
+of the copy's bytes per second that the loss reaches when the logits count as read twice
+and the gradient as written once. On a GPU:
+
+    python benchmarks/losses.py --shapes=8192x128256 --dtypes=bfloat16
+    python benchmarks/losses.py --shapes=65536x1000 --dtypes=float32
+
+Where PyTorch is installed, the same maths written plainly in eager PyTorch follows.
+"""
+
+import argparse
+import importlib.util
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import machine
+import numpy as np
+import optax
+
+from dal_jax import losses
+
+SHAPES = ("128x10", "4096x1000", "2048x32000")
+DTYPES = ("float32", "bfloat16")
+REFERENCE, COPY = "optax ce", "copy"
+STEP, TOTAL_STEPS = 800, 1000  # q is 1.32, so that dal bootstraps
+
+
+def main() -> None:
+    arguments = parse()
+    tables = []
+    for shape in arguments.shapes.split(","):
+        for dtype in arguments.dtypes.split(","):
+            batch, num_classes = map(int, shape.split("x"))
+            rows = measure(batch, num_classes, dtype, arguments)
+            tables.append({"shape": shape, "dtype": dtype, "rows": rows})
+            show(tables[-1])
+    if arguments.out:
+        result = {"machine": machine.describe(), "tables": tables}
+        Path(arguments.out).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--losses", default=",".join(losses.names()))
+    parser.add_argument("--shapes", default=",".join(SHAPES), help="BATCHxCLASSES,...")
+    parser.add_argument("--dtypes", default=",".join(DTYPES))
+    parser.add_argument("--seconds", type=float, default=20.0, help="a table")
+    parser.add_argument("--no-torch", action="store_true")
+    parser.add_argument("--out", help="also write a JSON file")
+    return parser.parse_args()
+
+
+def measure(
+    batch: int, num_classes: int, dtype: str, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_normal((batch, num_classes), np.float32) * 2
+    logits = jnp.asarray(drawn, dtype)
+    labels = jnp.asarray(rng.integers(num_classes, size=batch), jnp.int32)
+    rows, calls = {}, {}
+    for name in (REFERENCE, COPY, *arguments.losses.split(",")):
+        calls[name], rows[name] = compiled(name, logits, labels)
+    if not arguments.no_torch and importlib.util.find_spec("torch"):
+        on_gpu = jax.default_backend() == "gpu"
+        calls |= torch_calls(drawn, np.asarray(labels), dtype, on_gpu)
+    seconds, processor = interleave(calls, arguments.seconds)
+    for name in calls:
+        ratio = seconds[name] / seconds[REFERENCE]
+        low, middle, high = np.percentile(ratio, (25, 50, 75))
+        rows[name] = {
+            "name": name,
+            "ms": 1e3 * float(np.median(seconds[name])),
+            "to_optax": float(middle),
+            "to_optax_quartiles": [float(low), float(high)],
+            "to_optax_cpu": float(np.median(processor[name] / processor[REFERENCE])),
+            "to_copy": float(np.median(seconds[name] / seconds[COPY])),
+            # Copying reads once and writes once, the loss reads twice and writes once.
+            "bandwidth": float(1.5 * np.median(seconds[COPY] / seconds[name])),
+            "rounds": len(ratio),
+            **rows.get(name, {}),
+        }
+    return list(rows.values())
+
+
+def compiled(
+    name: str, logits: jax.Array, labels: jax.Array
+) -> tuple[Callable[[], Any], dict[str, float]]:
+    """A call without arguments that waits for its result, and what XLA says of it."""
+    batch, num_classes = logits.shape
+    if name == COPY:
+        lowered = jax.jit(jnp.copy).lower(logits)
+        arguments = (logits,)
+    elif name == REFERENCE:
+        arguments = (logits, labels)
+
+        def mean(logits, labels):
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return loss.mean()
+
+        lowered = jax.jit(jax.value_and_grad(mean)).lower(*arguments)
+    else:
+        loss = losses.make_stateful(
+            name, total_steps=TOTAL_STEPS, num_classes=num_classes, num_examples=batch
+        )
+        arguments = (logits, labels, STEP, loss.init(), jnp.arange(batch))
+
+        def mean(logits, *rest):
+            value, memory = loss.apply(logits, *rest)
+            return value.mean(), memory
+
+        lowered = jax.jit(jax.value_and_grad(mean, has_aux=True)).lower(*arguments)
+    start = time.perf_counter()
+    program = lowered.compile()
+    facts = {"compile_seconds": time.perf_counter() - start}
+    memory = program.memory_analysis()
+    if memory is not None:
+        facts["temporaries"] = memory.temp_size_in_bytes / logits.nbytes
+    return lambda: jax.block_until_ready(program(*arguments)), facts
+
+
+def interleave(
+    calls: dict[str, Callable[[], Any]], budget: float
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Wall and processor seconds a call, by round."""
+    once = {}
+    for name, call in calls.items():
+        call()
+        start = time.perf_counter()
+        call()
+        once[name] = time.perf_counter() - start
+    # A timing of a few milliseconds at least, or the clock and the dispatch decide.
+    repeats = {name: max(1, int(4e-3 / seconds)) for name, seconds in once.items()}
+    a_round = sum(repeats[name] * once[name] for name in calls)
+    rounds = int(np.clip(budget / a_round, 5, 500))
+    wall = {name: np.empty(rounds) for name in calls}
+    processor = {name: np.empty(rounds) for name in calls}
+    for i in range(rounds):
+        for name, call in calls.items():
+            start, start_cpu = time.perf_counter(), time.process_time()
+            for _ in range(repeats[name]):
+                call()
+            wall[name][i] = (time.perf_counter() - start) / repeats[name]
+            processor[name][i] = (time.process_time() - start_cpu) / repeats[name]
+    return wall, processor
+
+
+def torch_calls(
+    logits: np.ndarray, labels: np.ndarray, dtype: str, on_gpu: bool
+) -> dict[str, Callable[[], Any]]:
+    """Cross entropy, and the others as their formulas read, in eager PyTorch."""
+    import torch
+
+    if on_gpu and not torch.cuda.is_available():
+        return {}
+    device = "cuda" if on_gpu else "cpu"
+    z = torch.tensor(logits).to(device, getattr(torch, dtype)).requires_grad_()
+    y = torch.tensor(labels).to(device, torch.int64)
+    q, _, num_classes = 1.32, *logits.shape
+    weight = (q - 1) / 0.5
+
+    def fit(p, q):
+        p_y = torch.gather(p, 1, y[:, None])[:, 0].clamp(min=1e-6)
+        return (1 - p_y**q) / q
+
+    def gce():
+        return fit(torch.softmax(z, 1), 0.7).mean()
+
+    def dal():
+        p = torch.softmax(z, 1)
+        entropy = -(p * torch.log(p + 1e-6)).sum(1)
+        return (fit(p, q) + weight * entropy / (q * np.log(num_classes))).mean()
+
+    def ce():
+        return torch.nn.functional.cross_entropy(z, y)
+
+    def value_and_gradient(loss):
+        def call():
+            z.grad = None
+            loss().backward()
+            if on_gpu:
+                torch.cuda.synchronize()
+
+        return call
+
+    formulas = {"ce": ce, "gce": gce, "dal": dal}
+    return {f"torch {n}": value_and_gradient(loss) for n, loss in formulas.items()}
+
+
+def show(table: dict[str, Any]) -> None:
+    print(f"\n{table['shape']} {table['dtype']}, {table['rows'][0]['rounds']} rounds")
+    print(
+        f"{'':14}{'ms':>10}{'/optax':>8}{'quartiles':>14}{'CPU':>7}{'/copy':>8}"
+        f"{'bandwidth':>11}{'temp/logits':>13}{'compile s':>11}"
+    )
+    for row in table["rows"]:
+        low, high = row["to_optax_quartiles"]
+        line = (
+            f"{row['name']:14}{row['ms']:10.3f}{row['to_optax']:8.2f}"
+            f"{f'{low:.2f}-{high:.2f}':>14}{row['to_optax_cpu']:7.2f}"
+            f"{row['to_copy']:8.2f}{row['bandwidth']:11.0%}"
+        )
+        if "temporaries" in row:
+            line += f"{row['temporaries']:13.2f}"
+        if "compile_seconds" in row:
+            line += f"{row['compile_seconds']:11.2f}"
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
