@@ -58,8 +58,8 @@ def prepare(
       where: boolean rows to keep, ``[...]``.
 
     Returns:
-      The logits in float32 (float64 stays), zero in masked rows; the labels, floating
-      ones in the same dtype; the axis counted from the front.
+      The logits in float32 (float64 stays), zero in masked rows; the labels in int32,
+      or in the logits' dtype; the axis counted from the front.
 
     Raises:
       AssertionError: from chex at trace time, naming the argument at fault.
@@ -76,6 +76,7 @@ def prepare(
         chex.assert_shape(
             labels, rows, custom_message=_shapes("integer labels", logits, axis)
         )
+        labels = labels.astype(jnp.int32)  # the number of classes may not fit int8
     elif jnp.issubdtype(labels.dtype, jnp.floating):
         chex.assert_shape(
             labels,
@@ -119,7 +120,7 @@ def select_label(values: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
 def one_hot(labels: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
     """Integer labels as booleans of the logits' ``shape``."""
     classes = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-    return classes == jnp.expand_dims(labels.astype(jnp.int32), axis)
+    return classes == jnp.expand_dims(labels, axis)
 
 
 def entropy(log_p: jax.Array, axis: int) -> jax.Array:
@@ -241,7 +242,7 @@ def _pick(axis: int, values: jax.Array, labels: jax.Array) -> jax.Array:
     if jax.typeof(values).sharding.spec[axis] is not None:
         # Explicit axes, where a gather along them would have to say its result's.
         return jnp.sum(jnp.where(one_hot(labels, values.shape, axis), values, 0), axis)
-    index = jnp.expand_dims(labels.astype(jnp.int32), axis)
+    index = jnp.expand_dims(labels, axis)
     return jnp.take_along_axis(values, index, axis, mode="clip").squeeze(axis)
 
 
