@@ -15,7 +15,7 @@ from dal_jax.training.prepare import prepare
 from dal_jax.training.state import TrainMetrics
 
 
-def make_config(loss="dal", **seeds):
+def make_config(loss_name="dal", **seeds):
     config = TrainConfig(
         dataset=DatasetConfig(train_size=128, test_size=50),
         model=ModelConfig("mlp", hidden=(16,)),
@@ -23,7 +23,7 @@ def make_config(loss="dal", **seeds):
         num_epochs=2,
         batch_size=32,
     )
-    config.loss.name = loss
+    config.loss.name = loss_name
     for field, value in seeds.items():
         if field == "noise":
             config.noise.seed = value
