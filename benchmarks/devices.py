@@ -40,6 +40,7 @@ def _small(loss: str, model: ModelConfig, epochs: int) -> TrainConfig:
         augmentation=AugmentationConfig(flip=True),
         num_epochs=epochs,
         batch_size=32,
+        checkpoint_every=1,
     )
     config.loss.name = loss
     return config
@@ -50,6 +51,7 @@ CASES: dict[str, Callable[[], TrainConfig]] = {
     "small cnn": lambda: _small("dal", ModelConfig("cnn", (8, 16), (32,)), 2),
     # Few steps: batch norm at 8x8 pixels makes differences grow fast.
     "resnet18": lambda: _small("dal", ModelConfig("resnet18"), 1),
+    "long": lambda: _small("dal", ModelConfig("cnn", (8, 16), (32,)), 20),
     "elr": lambda: _small("elr", ModelConfig("mlp", hidden=(32,)), 2),
     "nlnl": lambda: _small("nlnl", ModelConfig("mlp", hidden=(32,)), 2),
 }
