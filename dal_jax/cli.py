@@ -49,6 +49,9 @@ def run_command(
         command(_parse(argv, values), values)
     except InputError as error:
         end(error, 2)
+    except KeyboardInterrupt:
+        # Before there is anything to save, or for the second time.
+        end(RuntimeError("interrupted"), 130)
 
 
 def config_name(values: flags.FlagValues) -> str:
