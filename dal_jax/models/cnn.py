@@ -61,5 +61,6 @@ class CNN(nnx.Module):
         """Maps images ``[batch, height, width, channels]`` to float32 logits."""
         x = images
         for layer in self.convolutions.values():
-            x = max_pool(jax.nn.relu(layer(x)))
+            # The two commute, and this order has a quarter of the work.
+            x = jax.nn.relu(max_pool(layer(x)))
         return self.classifier(x, train)

@@ -180,8 +180,8 @@ class BatchNorm(nnx.Module):
 def max_pool(x: jax.Array) -> jax.Array:
     """The largest of every 2x2 pixels; an odd last row or column is dropped.
 
-    Written as a reshape because the gradient of XLA's windowed maximum is slow on the
-    CPU.
+    Written as maxima of neighbours because the gradient of XLA's windowed maximum is
+    slow on the CPU, and that of a maximum over reshaped axes twice as slow as this.
 
     Args:
       x: ``[batch, height, width, channels]``.
@@ -196,14 +196,16 @@ def max_pool(x: jax.Array) -> jax.Array:
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
     x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    return x.max(axis=(2, 4))
+    top = jnp.maximum(x[:, :, 0, :, 0], x[:, :, 0, :, 1])
+    bottom = jnp.maximum(x[:, :, 1, :, 0], x[:, :, 1, :, 1])
+    return jnp.maximum(top, bottom)
 
 
 def overlapping_max_pool(x: jax.Array) -> jax.Array:
     """The largest of every 3x3 pixels at a distance of two, as in ResNet's stem.
 
     The image is extended by one pixel that never wins. Built from two rounds of
-    neighbours, rows and columns, for the same reason as :func:`max_pool`.
+    neighbours, rows and columns, for the reason given at :func:`max_pool`.
 
     Args:
       x: ``[batch, height, width, channels]``.
