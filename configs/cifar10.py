@@ -13,7 +13,7 @@ docs/recipes.md lists every difference from the released code.
 
 Accuracy: not measured here, the paper's tables hold what it reached. Time: meant for a
 GPU with ``--config.precision=bfloat16``, where it has not been timed yet;
-``benchmarks/cifar_gpu.py`` measures both. On two CPU cores it would take weeks:
+``benchmarks/cifar_gpu.py`` measures both. On two CPU cores it would take days:
 ``configs/cifar10_small.py`` is made for those.
 """
 
