@@ -8,9 +8,11 @@ Without the last two flags the noise is symmetric at 40 %, drawn here. A label f
 covers the 50,000 training images in their original order; the labels of the 5,000 that
 are used are found by their ids. The run is long enough for cross entropy to memorise
 wrong labels, which is what makes a comparison of losses worth anything: at more images
-and fewer epochs it has no time to. It reproduces no published setting. What it reached
-here, three losses on two label files over three seeds, is a table in docs/recipes.md
-together with its command and times.
+and fewer epochs it has no time to. It reproduces no published setting.
+
+Accuracy: docs/recipes.md has what it reached here, with the command. On the released
+symmetric labels at 40 % cross entropy ends at .340 with the first seed, having memorised
+all wrong labels. Time: about 80 seconds of one core's time a run.
 """
 
 from dal_jax.config import (
