@@ -164,7 +164,10 @@ def train(options: argparse.Namespace) -> None:
     from dal_jax.training import processes, train_and_evaluate
 
     cli.quiet()
-    cli.use_compilation_cache()
+    if options.coordinator is None:
+        # Of two processes one would find its program and wait for the other to compile,
+        # which XLA's collectives on the CPU do for 30 s and no longer.
+        cli.use_compilation_cache()
     processes.initialize(
         automatic=False,
         coordinator=options.coordinator,

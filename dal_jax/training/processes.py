@@ -46,14 +46,22 @@ def initialize(
     watch.daemon = True
     watch.start()
     try:
-        if automatic:
-            jax.distributed.initialize()
-        else:
+        told_by_hand = (
+            {}
+            if automatic
+            else {
+                "coordinator_address": coordinator,
+                "num_processes": num_processes,
+                "process_id": process_id,
+            }
+        )
+        jax.distributed.initialize(
+            **told_by_hand,
             # JAX's own end of waiting is a crash with a page of addresses.
-            patience = connect_seconds + 60
-            jax.distributed.initialize(
-                coordinator, num_processes, process_id, initialization_timeout=patience
-            )
+            initialization_timeout=connect_seconds + 60,
+            # So long a process that has failed alone waits for the others to leave.
+            shutdown_timeout_seconds=60,
+        )
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
