@@ -11,8 +11,8 @@ wrong labels, which is what makes a comparison of losses worth anything: at more
 and fewer epochs it has no time to. It reproduces no published setting.
 
 Accuracy: docs/recipes.md has what it reached here, with the command. On the released
-symmetric labels at 40 % cross entropy ends at .340 with the first seed, having memorised
-all wrong labels. Time: about 80 seconds of one core's time a run.
+symmetric labels at 40 % cross entropy ends at .340 with the first seed, having
+memorised all wrong labels. Time: about 80 seconds of one core's time a run.
 """
 
 from dal_jax.config import (
