@@ -66,11 +66,11 @@ def test_a_signal_in_the_middle_of_an_epoch(
     )
     workdir, reference = tmp_path / "run", tmp_path / "reference"
     process = start_training(f"--workdir={workdir}", *arguments)
-    wait_until((workdir / "config.json").exists, process)
+    wait_until((workdir / "metrics.jsonl").exists, process)
     refused = command(f"--workdir={workdir}", *arguments)
     assert refused.status == 2
     assert "in use by another run" in refused.err
-    wait_until((workdir / "metrics.jsonl").exists, process)
+    wait_until(lambda: (workdir / "metrics.jsonl").stat().st_size > 0, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=200)
     assert process.returncode == status, err

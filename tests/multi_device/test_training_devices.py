@@ -29,7 +29,17 @@ def devices(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(base / "user_cache"))
         spec.loader.exec_module(module)
+        start, started = module.start, []
+
+        def remembered(*arguments):
+            started.append(start(*arguments))
+            return started[-1]
+
+        patch.setattr(module, "start", remembered)
         yield module
+    for process in started:
+        process.kill()
+        process.wait()
     del sys.modules["devices"]
 
 
@@ -87,7 +97,7 @@ def test_two_processes_one_killed_and_both_started_again(devices, tmp_path):
     workdir = tmp_path / f"{case}, {way}"
     pair = devices.start_two(tmp_path, [case], [way])
     end = time.monotonic() + 300
-    while not (workdir / "metrics.jsonl").exists():
+    while not list((workdir / "checkpoints").glob("[0-9]*")):
         assert all(process.poll() is None for process in pair)
         assert time.monotonic() < end
         time.sleep(0.01)
