@@ -240,10 +240,18 @@ def _make_evaluation(
 def _image_statistics(
     config: TrainConfig, train: data.Split
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    given = config.augmentation
-    if given.mean and given.std:
-        return given.mean, given.std
-    return image_statistics(train.images)
+    mean, std = config.augmentation.mean, config.augmentation.std
+    if not mean and not std:
+        return image_statistics(train.images)
+    channels = train.image_shape[-1]
+    fits = all(len(given) in (1, channels) for given in (mean, std))
+    if not fits or min(std) <= 0:
+        raise InputError(
+            f"augmentation.mean={mean} and augmentation.std={std} do not fit: expected "
+            f"both, of one number or of {channels}, std more than 0; give them so, or "
+            "neither to measure them"
+        )
+    return mean, std
 
 
 def _input_shape(config: TrainConfig, train: data.Split) -> tuple[int, int, int]:
