@@ -1,0 +1,184 @@
+"""Losses by name: hyper-parameters, presets, ranges, schedules, memory, errors."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dal_jax import losses
+from dal_jax.config import LossConfig
+from dal_jax.errors import InputError
+from dal_jax.losses import presets
+from dal_jax.training.experiment import make_loss
+
+LOGITS = jnp.asarray(np.random.default_rng(2).normal(0, 2, (6, 4)), jnp.float32)
+LABELS = jnp.array([0, 1, 2, 3, 0, 1])
+NOT_SCALAR = {"class_weights", "transition_matrix"}
+OF_SEEDS = {"seed"}  # config.seeds.loss
+
+
+def made(name, **options):
+    if "noise_rate" in losses.accepted(name):
+        options.setdefault("noise_rate", 0.2)
+    return losses.make_stateful(
+        name, num_examples=6, num_classes=4, total_steps=20, **options
+    )
+
+
+def apply(loss, step=0):
+    return loss.apply(LOGITS, LABELS, step, loss.init(), jnp.arange(6))[0]
+
+
+@pytest.mark.parametrize("name", losses.names())
+def test_every_loss_can_be_configured_from_the_command_line(name):
+    fields = {field.name for field in dataclasses.fields(LossConfig)}
+    assert set(losses.accepted(name)) - NOT_SCALAR - OF_SEEDS <= fields
+    config = LossConfig(name=name)
+    if "noise_rate" in losses.accepted(name):
+        config.noise_rate = 0.2
+    value = apply(make_loss(config, 0, 3, 7, 4, 6))
+    assert value.shape == (6,)
+    assert np.all(np.isfinite(value))
+
+
+def test_every_loss_field_belongs_to_a_loss():
+    fields = {field.name for field in dataclasses.fields(LossConfig)}
+    known = {key for name in losses.names() for key in losses.accepted(name)}
+    assert fields - {"name", "preset"} <= known
+
+
+@pytest.mark.parametrize("preset", presets.names())
+def test_presets_hold_what_the_losses_accept(preset):
+    held = presets._PRESETS[preset]
+    for name in held:
+        value = apply(made(name, preset=preset, steps_per_epoch=5))
+        assert np.all(np.isfinite(value))
+    assert {"dal", "gce", "sce", "ce_sr"} <= set(held)
+    assert presets.preset_values(preset, "ce") == {}
+
+
+def test_a_preset_is_overridden_by_what_is_given():
+    by_preset = losses.make("sce", preset="cifar100")(LOGITS, LABELS, 0)
+    expected = losses.sce(LOGITS, LABELS, alpha=10.0, beta=0.1)
+    np.testing.assert_array_equal(by_preset, expected)
+    both = losses.make("sce", preset="cifar100", beta=2.0)(LOGITS, LABELS, 0)
+    expected = losses.sce(LOGITS, LABELS, alpha=10.0, beta=2.0)
+    np.testing.assert_array_equal(both, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("sec", {}, "unknown loss 'sec': did you mean 'sce'?"),
+        ("sce", {"gamma": 1}, "'sce' has no hyper-parameter 'gamma': it accepts alpha"),
+        ("nce", {"q": 1}, "it accepts none"),
+        ("agce", {"a": -1}, "a=-1 is out of range for loss 'agce': expected 0 or more"),
+        ("aul", {"a": 1.0}, "expected above 1"),
+        ("js", {"pi": 1.0}, "pi=1.0 is out of range for loss 'js': expected above 0"),
+        ("taylor_ce", {"order": 0}, "expected 1 or more"),
+        ("bi_tempered", {"t1": 2}, "expected below 2"),
+        ("gce", {"q": float("nan")}, "q=nan is out of range"),
+        ("soft_bootstrapping", {"beta": 1.5}, "expected 0 or more and at most 1"),
+        ("forward_correction", {}, "exactly one of noise_rate"),
+        ("backward_correction", {}, "exactly one of noise_rate"),
+        ("ce_sr", {"regularization_growth": 1.02}, "expected steps_per_epoch"),
+        ("elr", {}, "use make_stateful"),
+        ("dal", {"bootstrap": "sfot"}, "did you mean 'soft'?"),
+        ("sce", {"preset": "cifar"}, "unknown preset 'cifar'"),
+        ("elr", {"preset": "webvision"}, "use make_stateful"),
+        ("focal", {"preset": "webvision"}, "holds nothing for loss 'focal'"),
+    ],
+)
+def test_wrong_input_is_one_line(name, options, words):
+    with pytest.raises(InputError) as caught:
+        losses.make(name, **options)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_elr_needs_the_number_of_classes():
+    with pytest.raises(InputError, match="expected num_classes"):
+        losses.make_stateful("elr", num_examples=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper"), [("sce", "alpha"), ("ce_sr", "p"), ("gce", "q"), ("js", "pi")]
+)
+def test_hyperparameters_may_be_schedules(name, hyper):
+    schedule = optax.linear_schedule(0.2, 0.8, 10)
+    loss = jax.jit(losses.make(name, **{hyper: schedule}))
+    for step, value in ((0, 0.2), (5, 0.5), (99, 0.8)):
+        expected = losses.make(name, **{hyper: value})(LOGITS, LABELS, 0)
+        actual = loss(LOGITS, LABELS, step)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_weight_of_ce_sr_grows_by_the_epoch():
+    options = {"regularization_weight": 8.0, "regularization_growth": 1.02}
+    by_epoch = made("ce_sr", steps_per_epoch=10, **options)
+    by_step = made("ce_sr", steps_per_epoch=10, per_epoch=False, **options)
+    for step in (0, 9, 10, 34):
+        stairs = by_epoch.coefficients(step)["regularization_weight"]
+        np.testing.assert_allclose(stairs, 8 * 1.02 ** (step // 10), rtol=1e-6)
+        smooth = by_step.coefficients(step)["regularization_weight"]
+        np.testing.assert_allclose(smooth, 8 * 1.02 ** (step / 10), rtol=1e-6)
+        expected = losses.ce_sr(LOGITS, LABELS, regularization_weight=stairs)
+        np.testing.assert_allclose(apply(by_epoch, step), expected, rtol=1e-5)
+
+
+def test_dal_reports_its_coefficients_and_holds_them_within_an_epoch():
+    held = made("dal", steps_per_epoch=5)
+    moving = made("dal", steps_per_epoch=5, per_epoch=False)
+    assert set(held.coefficients(0)) == {"q", "bootstrap_weight"}
+    assert held.coefficients(6) == held.coefficients(9)
+    assert moving.coefficients(6)["q"] < moving.coefficients(9)["q"]
+    assert made("gce").coefficients(3)["bootstrap_weight"] == 0
+    np.testing.assert_allclose(made("gce", q=0.3).coefficients(3)["q"], 0.3)
+    assert made("mae").coefficients(3) == {}
+
+
+def test_the_configuration_reaches_the_schedule():
+    held = make_loss(LossConfig(per_epoch=True), 0, 4, 5, 4, 6)
+    assert held.coefficients(6) == held.coefficients(9)
+    moving = make_loss(LossConfig(), 0, 4, 5, 4, 6)
+    assert moving.coefficients(6)["q"] < moving.coefficients(9)["q"]
+    seeds = [
+        apply(make_loss(LossConfig(name="nlnl"), seed, 4, 5, 4, 6))
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(seeds[0], seeds[1])
+    assert np.any(seeds[0] != seeds[2])
+
+
+def test_nlnl_draws_anew_at_every_step_and_the_same_for_the_same_seed():
+    loss = jax.jit(losses.make("nlnl", seed=4))
+    first, second = loss(LOGITS, LABELS, 0), loss(LOGITS, LABELS, 1)
+    assert np.any(first != second)
+    again = losses.make("nlnl", seed=4)(LOGITS, LABELS, 0)
+    np.testing.assert_allclose(first, again, rtol=1e-6)
+
+
+def test_elr_remembers_the_examples_it_has_seen():
+    loss = losses.make_stateful("elr", num_examples=10, num_classes=4, beta=0.5)
+    memory = loss.init()
+    assert memory.shape == (10, 4)
+    index = jnp.array([7, 1, 0, 3, 4, 5])
+    step = jax.jit(loss.apply)
+    first, memory = step(LOGITS, LABELS, 0, memory, index)
+    untouched = np.setdiff1d(np.arange(10), index)
+    assert np.all(memory[untouched] == 0)
+    targets = losses.elr_targets(LOGITS, jnp.zeros_like(LOGITS), beta=0.5)
+    np.testing.assert_allclose(memory[index], targets, rtol=1e-5)
+    np.testing.assert_allclose(first, losses.elr(LOGITS, LABELS, targets), rtol=1e-5)
+    # The nearer the target comes, the lower the loss.
+    second, memory = step(LOGITS, LABELS, 1, memory, index)
+    assert np.all(second < first)
+    np.testing.assert_allclose(memory[index].sum(-1), 0.75, rtol=1e-5)
+    weighted = losses.make_stateful(
+        "elr", num_examples=10, num_classes=4, beta=0.5, regularization_weight=0.0
+    )
+    value, _ = weighted.apply(LOGITS, LABELS, 0, weighted.init(), index)
+    np.testing.assert_allclose(value, losses.ce(LOGITS, LABELS), rtol=1e-5)

@@ -1,0 +1,219 @@
+"""The family of losses against golden tables, and what holds for every one of them."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from dal_jax import losses
+
+TABLE = np.load(Path(__file__).parents[1] / "golden" / "losses_family.npz")
+CASES = sorted({key.split("::")[0] for key in TABLE if "|" in key})
+NEEDED = {
+    "backward_correction": {"noise_rate": 0.4},
+    "forward_correction": {"noise_rate": 0.4},
+}
+# The rules of the others are those of test_losses_dal.py.
+OWN_RULE = {
+    "backward_correction",
+    "bi_tempered",
+    "ce_sr",
+    "elr",
+    "focal",
+    "nfl",
+    "nnce",
+}
+every_loss = pytest.mark.parametrize("name", losses.names())
+
+
+def plain(name):
+    """The loss as a function of logits and labels with ``axis`` and ``where``."""
+    if name == "elr":
+        targets = 0.9 * np.random.default_rng(1).dirichlet(np.ones(5), 8)
+
+        def with_targets(logits, labels, axis=-1, where=None):
+            moved = np.moveaxis(targets, -1, axis)
+            return losses.elr(logits, labels, moved, axis=axis, where=where)
+
+        return with_targets
+    if name == "nlnl":
+
+        def with_key(logits, labels, **options):
+            return losses.nlnl(logits, labels, jax.random.key(3), **options)
+
+        return with_key
+    if name == "dal":
+        return functools.partial(losses.dal_objective, q=1.2, bootstrap_weight=0.4)
+    return functools.partial(getattr(losses, name), **NEEDED.get(name, {}))
+
+
+@functools.cache
+def compiled(name):
+    """Value and gradient of the rows that are kept."""
+
+    def both(logits, labels, keep):
+        value, back = jax.vjp(lambda z: plain(name)(z, labels, where=keep), logits)
+        return value, back(jnp.ones_like(value))[0]
+
+    return jax.jit(both)
+
+
+def value_and_gradient(name, logits, labels):
+    return compiled(name)(logits, labels, np.ones(8, bool))
+
+
+def example(num_classes=5, batch=8, scale=2.0, dtype=None):
+    rng = np.random.default_rng(num_classes)
+    logits = jnp.asarray(rng.normal(0, scale, (batch, num_classes)), dtype)
+    return logits, jnp.asarray(rng.integers(num_classes, size=batch))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_golden_table(case, x64):
+    name, _, text = case.partition("|")
+    options = {}
+    for option in filter(None, text.split(",")):
+        key, given, number = option.partition("=")
+        options[key] = float(number) if given else TABLE[key]
+    for key in ("order", "num_iters"):
+        if key in options:
+            options[key] = int(options[key])
+    extra = [options.pop("targets")] if "targets" in options else []
+
+    @jax.jit
+    def both(logits):
+        def loss(logits):
+            return getattr(losses, name)(logits, TABLE["labels"], *extra, **options)
+
+        value, back = jax.vjp(loss, logits)
+        return value, back(jnp.ones_like(value))[0]
+
+    value, gradient = both(TABLE["logits"])
+    np.testing.assert_allclose(value, TABLE[f"{case}::value"], rtol=1e-11, atol=1e-12)
+    expected = TABLE[f"{case}::gradient"]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_golden_table_holds_the_whole_family():
+    covered = {case.partition("|")[0] for case in CASES}
+    elsewhere = {"ce", "dal", "gce", "mae"}  # test_losses_dal.py
+    assert covered == set(losses.names()) - elsewhere - {"nlnl"}
+
+
+@every_loss
+def test_derivatives_by_differences(name, x64):
+    logits, labels = example(scale=1.0)
+    loss = jax.jit(plain(name))
+    order = 2 if name in OWN_RULE else 1
+    check_grads(lambda z: loss(z, labels), (logits,), order, eps=1e-5, rtol=1e-4)
+
+
+@every_loss
+def test_the_gradient_of_a_row_sums_to_zero(name):
+    # Softmax does not see a shift of all logits; normalised logits do.
+    if name == "ce_sr":
+        pytest.skip("not a function of differences of logits")
+    _, gradient = value_and_gradient(name, *example())
+    scale = np.abs(gradient).max()
+    assert scale > 1e-3
+    np.testing.assert_allclose(gradient.sum(-1), 0, atol=2e-6 * max(scale, 1))
+
+
+@every_loss
+def test_extreme_logits_are_finite(name):
+    logits = np.random.default_rng(0).choice([-1e4, 0, 1e4], (8, 5))
+    logits[0], logits[1] = 1e4, [1e4, -1e4, -1e4, -1e4, -1e4]
+    for labels in (np.arange(8) % 5, logits.argmax(-1), logits.argmin(-1)):
+        value, gradient = value_and_gradient(
+            name, jnp.asarray(logits, jnp.float32), jnp.asarray(labels)
+        )
+        assert np.all(np.isfinite(value)), value
+        assert np.all(np.isfinite(gradient)), gradient
+
+
+@every_loss
+def test_bfloat16_is_computed_in_float32(name):
+    check_low_precision(name, jnp.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["agce", "nce_rce", "js"])
+def test_float16_is_computed_in_float32(name):
+    check_low_precision(name, jnp.float16)
+
+
+def check_low_precision(name, dtype):
+    logits, labels = example(dtype=dtype)
+    value, gradient = value_and_gradient(name, logits, labels)
+    assert value.dtype == jnp.float32
+    assert gradient.dtype == dtype
+    wide = value_and_gradient(name, logits.astype(jnp.float32), labels)
+    np.testing.assert_allclose(value, wide[0], rtol=1e-5, atol=1e-6)
+    gradient = gradient.astype(jnp.float32)
+    np.testing.assert_allclose(gradient, wide[1], rtol=0.01, atol=1e-4)
+
+
+@every_loss
+def test_masked_rows_are_exactly_zero(name):
+    logits, labels = example()
+    keep = np.arange(8) % 2 == 0
+    bad = jnp.array([jnp.nan, jnp.inf, 0, 0, -jnp.inf])
+    broken = compiled(name)(jnp.where(keep[:, None], logits, bad), labels, keep)
+    for result, whole in zip(broken, compiled(name)(logits, labels, keep), strict=True):
+        assert np.all(result[~keep] == 0)
+        np.testing.assert_array_equal(result, whole)
+        assert np.all(np.any(np.reshape(result[keep], (4, -1)) != 0, axis=-1))
+
+
+@every_loss
+def test_the_class_axis_may_come_first(name):
+    logits, labels = example()
+    function = plain(name)
+    moved = function(logits.T, labels, axis=0)
+    np.testing.assert_allclose(moved, function(logits, labels), rtol=1e-5, atol=1e-6)
+
+
+@every_loss
+def test_one_hot_distributions_equal_integers(name, x64):
+    if name in ("backward_correction", "nlnl"):
+        pytest.skip("takes integer labels alone")
+    logits, labels = example()
+    function = plain(name)
+    for derive in (lambda f: f, lambda f: jax.grad(lambda *a: f(*a).sum())):
+        hot = derive(function)(logits, jax.nn.one_hot(labels, 5))
+        np.testing.assert_allclose(hot, derive(function)(logits, labels), atol=1e-11)
+
+
+@pytest.mark.parametrize("name", sorted(OWN_RULE - {"elr"}))
+def test_batch_and_vmap_agree(name):
+    logits, labels = example()
+    function = jax.grad(lambda *a: plain(name)(*a).sum())
+    expected = function(logits, labels)
+    one_by_one = jax.vmap(function)(logits, labels)
+    np.testing.assert_allclose(one_by_one, expected, rtol=1e-5, atol=1e-6)
+    grid = function(logits.reshape(2, 4, 5), labels.reshape(2, 4))
+    np.testing.assert_allclose(grid.reshape(8, 5), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["nfl", "ce_sr", "agce", "bi_tempered", "js", "nnce"])
+def test_hyperparameters_may_be_traced_and_differentiated(name, x64):
+    logits, labels = example(scale=1.0)
+    values = {
+        "nfl": {"gamma": 0.7},
+        "ce_sr": {"temperature": 0.4, "p": 0.2, "regularization_weight": 1.5},
+        "agce": {"a": 0.8, "q": 0.6},
+        "bi_tempered": {"t1": 0.7, "t2": 1.4},
+        "js": {"pi": 0.3},
+        "nnce": {"min_probability": 1e-3},
+    }[name]
+
+    @jax.jit
+    def loss(*numbers):
+        options = dict(zip(values, numbers, strict=True))
+        return getattr(losses, name)(logits, labels, **options)
+
+    numbers = tuple(map(jnp.asarray, values.values()))
+    check_grads(loss, numbers, 1, eps=1e-6, rtol=1e-5)

@@ -1,0 +1,210 @@
+"""Limits of the hyper-parameters, and the symmetry that theory claims."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dal_jax import losses
+from dal_jax.losses.negative import log_complement
+
+RNG = np.random.default_rng(5)
+LOGITS = RNG.normal(0, 2, (40, 6))
+LABELS = RNG.integers(6, size=40)
+
+
+def value_and_gradient(function, **options):
+    value, back = jax.vjp(lambda z: function(z, LABELS, **options), LOGITS)
+    return np.stack([value, *np.asarray(back(jnp.ones_like(value))[0]).T])
+
+
+CE, MAE = losses.ce, losses.mae
+GCE = losses.gce
+LIMITS = {
+    "sce without its second term": (losses.sce, {"alpha": 1, "beta": 0}, CE, 1, 1e-12),
+    "sce without its first term": (
+        losses.sce,
+        {"alpha": 0, "beta": 1},
+        MAE,
+        -np.log(1e-4),
+        1e-12,
+    ),
+    "taylor of order 1": (losses.taylor_ce, {"order": 1}, MAE, 1, 1e-12),
+    "agce at q = 1": (losses.agce, {"a": 2.0, "q": 1.0}, MAE, 1, 1e-12),
+    "agce at a = 0": (losses.agce, {"a": 0.0, "q": 0.7}, GCE, 1, 1e-12),
+    "agce at a = q = 0": (losses.agce, {"a": 0.0, "q": 0.0}, CE, 1, 1e-12),
+    "aul at q = 1": (losses.aul, {"a": 3.0, "q": 1.0}, MAE, 1, 1e-12),
+    "focal at 0": (losses.focal, {"gamma": 0.0}, CE, 1, 1e-12),
+    "nfl at 0": (losses.nfl, {"gamma": 0.0}, losses.nce, 1, 1e-12),
+    "phuber at 1": (losses.phuber_ce, {"tau": 1.0}, MAE, 1, 1e-12),
+    "phuber of large tau": (losses.phuber_ce, {"tau": 1e9}, CE, 1, 1e-12),
+    "js near 0": (losses.js, {"pi": 1e-7}, CE, 1, 1e-4),
+    "js near 1": (losses.js, {"pi": 1 - 1e-12}, MAE, 1, 0.1),
+    "bi_tempered at 1": (losses.bi_tempered, {"t1": 1.0, "t2": 1.0}, CE, 1, 1e-12),
+    "bi_tempered near 1": (
+        losses.bi_tempered,
+        {"t1": 1 - 1e-7, "t2": 1 + 1e-7},
+        CE,
+        1,
+        1e-5,
+    ),
+    "soft bootstrapping at 1": (losses.soft_bootstrapping, {"beta": 1}, CE, 1, 1e-12),
+    "hard bootstrapping at 1": (losses.hard_bootstrapping, {"beta": 1}, CE, 1, 1e-12),
+    "forward at no noise": (losses.forward_correction, {"noise_rate": 0}, CE, 1, 1e-12),
+    "backward at no noise": (
+        losses.backward_correction,
+        {"noise_rate": 0},
+        CE,
+        1,
+        1e-12,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_limit(case, x64):
+    function, options, limit, factor, tolerance = LIMITS[case]
+    expected = factor * value_and_gradient(limit)
+    actual = value_and_gradient(function, **options)
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_ael_of_large_a_is_linear_in_mae(x64):
+    a = 1e6
+    linear = a * (losses.ael(LOGITS, LABELS, a=a) - 1) + 1
+    np.testing.assert_allclose(linear, losses.mae(LOGITS, LABELS), atol=1e-5)
+
+
+def test_taylor_of_high_order_is_cross_entropy(x64):
+    easy = np.asarray(jax.nn.softmax(LOGITS))[np.arange(40), LABELS] > 0.2
+    series = losses.taylor_ce(LOGITS, LABELS, order=300)
+    np.testing.assert_allclose(series[easy], CE(LOGITS, LABELS)[easy], rtol=1e-9)
+
+
+def test_ce_sr_without_its_norm_is_cross_entropy_of_normalised_logits(x64):
+    norm = np.linalg.norm(LOGITS, axis=-1, keepdims=True)
+    actual = losses.ce_sr(LOGITS, LABELS, temperature=0.3, regularization_weight=0)
+    expected = optax.softmax_cross_entropy_with_integer_labels(
+        LOGITS / norm / 0.3, LABELS
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+def test_ce_sr_of_zero_logits_pushes_the_label_up(x64):
+    gradient = jax.grad(lambda z: losses.ce_sr(z, 2))(jnp.zeros(4))
+    np.testing.assert_allclose(gradient, [0.5, 0.5, -1.5, 0.5], atol=1e-12)
+
+
+SYMMETRIC = {
+    "mae": (losses.mae, lambda k: k - 1),
+    "rce": (losses.rce, lambda k: -np.log(1e-4) * (k - 1)),
+    "nce": (losses.nce, lambda k: 1),
+    "nfl": (losses.nfl, lambda k: 1),
+    "nnce": (losses.nnce, lambda k: k - 1),
+    "nce_rce": (losses.nce_rce, lambda k: 1 - np.log(1e-4) * (k - 1)),
+}
+
+
+@pytest.mark.parametrize("name", SYMMETRIC)
+@settings(max_examples=30, deadline=None)
+@given(
+    logits=st.lists(st.floats(-30, 30, width=32), min_size=7, max_size=7),
+    first=st.integers(2, 7),
+)
+def test_the_sum_over_all_labels_is_constant(name, logits, first):
+    function, total = SYMMETRIC[name]
+    # The rest is far below, so one shape serves predictions over fewer classes too.
+    logits = np.where(np.arange(7) < first, logits, -40.0).astype(np.float32)
+    every = function(np.tile(logits, (7, 1)), np.arange(7))
+    np.testing.assert_allclose(np.sum(every), total(7), rtol=1e-5)
+
+
+def test_asymmetric_losses_are_no_constant_sums():
+    for function in (losses.ce, losses.gce, losses.agce, losses.js):
+        sums = [
+            np.sum(function(np.tile(row, (6, 1)), np.arange(6))) for row in LOGITS[:2]
+        ]
+        assert abs(sums[0] - sums[1]) > 1e-2
+
+
+@pytest.mark.parametrize("logit", [0.0, 20.0, 80.0, 500.0])
+def test_the_logarithm_of_the_complement_is_exact(logit):
+    logits = jnp.array([logit, 0.0, -1.0, 0.0], jnp.float32)
+    actual = log_complement(jax.nn.log_softmax(logits), 0)
+    wide = np.array(logits, np.float64)
+    total = np.logaddexp.reduce(wide)
+    others = [np.logaddexp.reduce(np.delete(wide, k)) - total for k in range(4)]
+    np.testing.assert_allclose(actual, others, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_negatives", [1, 3])
+def test_negative_learning_of_two_classes_is_cross_entropy(num_negatives):
+    # The only complementary label of two is the other one.
+    logits, labels = LOGITS[:, :2].astype(np.float32), LABELS % 2
+
+    def loss(z):
+        return losses.nlnl(z, labels, jax.random.key(0), num_negatives=num_negatives)
+
+    np.testing.assert_allclose(loss(logits), CE(logits, labels), rtol=1e-4)
+    gradient = jax.grad(lambda z: loss(z).sum())(logits)
+    expected = jax.grad(lambda z: CE(z, labels).sum())(logits)
+    np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
+def test_negative_labels_are_uniform_over_the_others_and_weighted():
+    logits, labels = LOGITS[:3], LABELS[:3]
+    key = jax.random.key(1)
+    p = np.asarray(jax.nn.softmax(logits))
+    others = np.arange(6) != labels[:, None]
+    many = losses.nlnl(logits, labels, key, num_negatives=5_000)
+    expected = np.where(others, -np.log1p(-p), 0).sum(-1) / 5
+    np.testing.assert_allclose(many, expected, rtol=0.1)
+    weights = np.eye(6)[labels[0]]
+    weighted = losses.nlnl(logits, labels, key, num_negatives=50, class_weights=weights)
+    assert weighted[0] == 0  # the given label is never drawn
+    assert weighted[labels != labels[0]].min() > 0
+
+
+def test_corrections_by_a_uniform_matrix_equal_those_by_its_rate(x64):
+    matrix = 0.7 * np.eye(6) + 0.3 / 6
+    for function in (losses.forward_correction, losses.backward_correction):
+        by_matrix = value_and_gradient(function, transition_matrix=matrix)
+        by_rate = value_and_gradient(function, noise_rate=0.3)
+        np.testing.assert_allclose(by_matrix, by_rate, rtol=1e-10, atol=1e-12)
+
+
+def test_the_backward_correction_is_unbiased(x64):
+    matrix = 0.6 * np.eye(6) + 0.4 * RNG.dirichlet(np.ones(6), 6)
+    of_label = [
+        losses.backward_correction(LOGITS, np.full(40, label), transition_matrix=matrix)
+        for label in range(6)
+    ]
+    mean = np.einsum("kb,bk->b", np.array(of_label), matrix[LABELS])
+    np.testing.assert_allclose(mean, CE(LOGITS, LABELS), rtol=1e-10)
+
+
+def test_forward_correction_survives_impossible_transitions():
+    matrix = np.eye(3, dtype=np.float32)[[1, 0, 2]]
+    logits = jnp.array([[1e4, 0.0, 0.0], [0.0, 1e4, 0.0]])
+    value, back = jax.vjp(
+        lambda z: losses.forward_correction(
+            z, jnp.array([1, 1]), transition_matrix=matrix
+        ),
+        logits,
+    )
+    np.testing.assert_allclose(value, [0, 1e4])
+    assert np.all(np.isfinite(back(jnp.ones(2))[0]))
+
+
+def test_elr_targets_stay_below_one():
+    targets = jnp.zeros((1, 3))
+    logits = jnp.array([[1e4, 0.0, 0.0]])
+    for _ in range(200):
+        targets = losses.elr_targets(logits, targets)
+    assert 1e-5 < 1 - targets.max() < 1e-3
+    value, back = jax.vjp(lambda z: losses.elr(z, jnp.array([0]), targets), logits)
+    assert np.isfinite(value[0])
+    assert np.all(np.isfinite(back(jnp.ones(1))[0]))
