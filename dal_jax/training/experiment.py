@@ -73,6 +73,9 @@ def check(config: TrainConfig) -> None:
         raise unknown_name("on_nonfinite", config.on_nonfinite, ("stop", "skip"))
     if config.model.name not in models.names():
         raise unknown_name("model", config.model.name, models.names())
+    for name in ("channels", "hidden"):
+        for size in getattr(config.model, name):
+            _at_least(f"model.{name}", size, 1)
     optimizers.make_learning_rate(config.optimizer, config.num_epochs, 1)
     make_loss(config.loss, config.seed, 1, 1, 2, 1)
 

@@ -67,7 +67,7 @@ FIELDS = [
     ("dataset.validation_fraction=1", "validation_fraction"),
     ("dataset.train_size=99999", "train_size", "1297"),
     ("dataset.train_size=0", "train_size"),
-    ("augmentation.mean=0.5", "augmentation", "std"),
+    ("augmentation.mean=0.5,0.5,0.5", "mean", "std"),
     ("augmentation.mean=0.1,0.2 --config.augmentation.std=1.0,1.0", "mean"),
     ("augmentation.std=0.0 --config.augmentation.mean=0.5", "std"),
     ("augmentation.crop_padding=-1", "crop_padding"),
