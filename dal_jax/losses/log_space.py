@@ -159,8 +159,7 @@ def of_label(
     as_float = functools.partial(jnp.asarray, dtype=logits.dtype)
     parameters = tuple(map(as_float, parameters))
     weight = None if entropy_weight is None else as_float(entropy_weight)
-    rows = _of_distribution if labels.ndim == logits.ndim else _of_label
-    return mask(rows(term, axis, logits, labels, weight, parameters), where)
+    return mask(_of_label(term, axis, logits, labels, weight, parameters), where)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -173,19 +172,25 @@ def _of_label(
     parameters: tuple[jax.Array, ...],
 ) -> jax.Array:
     softmax = Softmax(logits, labels, axis, with_entropy=weight is not None)
-    loss = term(softmax.log_p, *parameters)
+    loss = softmax.average(term(softmax.log_p, *map(softmax.fit, parameters)))
     return loss if weight is None else loss + weight * softmax.entropy
 
 
 def _of_label_jvp(term, axis, primals, tangents):
     """One pass over the logits writes the whole gradient, which is the tangent map."""
     logits, labels, weight, parameters = primals
-    d_logits, _, d_weight, d_parameters = tangents
+    d_logits, d_labels, d_weight, d_parameters = tangents
     softmax = Softmax(logits, labels, axis, with_entropy=weight is not None)
-    log_p = softmax.log_p
-    loss, slope = jax.jvp(
-        lambda log_p: term(log_p, *parameters), (log_p,), (jnp.ones_like(log_p),)
-    )
+
+    def by_parameters(*parameters):
+        return term(softmax.log_p, *map(softmax.fit, parameters))
+
+    def by_log_p(log_p):
+        return term(log_p, *map(softmax.fit, parameters))
+
+    one = jnp.ones_like(softmax.log_p)
+    values, slopes = jax.jvp(by_log_p, (softmax.log_p,), (one,))
+    loss = softmax.average(values)
     tangent = jnp.zeros_like(loss)
     if weight is not None:
         loss += weight * softmax.entropy
@@ -193,10 +198,12 @@ def _of_label_jvp(term, axis, primals, tangents):
             tangent += d_weight * softmax.entropy
     if not all(map(_is_zero, d_parameters)):
         d_parameters = map(_instantiate, parameters, d_parameters)
-        of_parameters = functools.partial(term, log_p)
-        tangent += jax.jvp(of_parameters, parameters, tuple(d_parameters))[1]
+        d_values = jax.jvp(by_parameters, parameters, tuple(d_parameters))[1]
+        tangent += softmax.average(d_values)
+    if softmax.soft and not _is_zero(d_labels):
+        tangent += jnp.sum(values * d_labels, axis)
     if not _is_zero(d_logits):
-        gradient = softmax.gradient(slope, weight)
+        gradient = softmax.gradient(slopes, weight)
         tangent += jnp.sum(gradient * d_logits, axis)
     return loss, tangent
 
@@ -207,34 +214,52 @@ _of_label.defjvp(_of_label_jvp, symbolic_zeros=True)
 class Softmax:
     """What the loss and its gradient share, so that the logits are exponentiated once.
 
-    All attributes but ``shifted`` and ``exps`` have the shape of the labels.
+    ``log_p`` holds one number a row for integer labels, all classes for distributions.
     """
 
     def __init__(
         self, logits: jax.Array, labels: jax.Array, axis: int, *, with_entropy: bool
     ):
+        self.labels, self.soft = labels, labels.ndim == logits.ndim
+        self.widen = functools.partial(jnp.expand_dims, axis=axis)
+        self.axis = axis
         top = jax.lax.stop_gradient(jnp.max(logits, axis))
-        self.axis, self.labels = axis, labels
-        self.shifted = logits - jnp.expand_dims(top, axis)
+        self.shifted = logits - self.widen(top)
         self.exps = jnp.exp(self.shifted)
         self.total = jnp.sum(self.exps, axis)
         self.log_total = jnp.log(self.total)
-        self.log_p = select_label(logits, labels, axis) - top - self.log_total
+        if self.soft:
+            # A class of logit -inf and of label 0 adds nothing, not 0 times inf.
+            finite = jnp.maximum(self.shifted, jnp.finfo(logits.dtype).min)
+            self.log_p = finite - self.widen(self.log_total)
+        else:
+            self.log_p = select_label(logits, labels, axis) - top - self.log_total
         if with_entropy:
             mean = _weighted_sum(axis, self.exps, logits, top) / self.total
             self.entropy = self.log_total - mean
 
-    def gradient(self, slope: jax.Array, weight: jax.Array | None) -> jax.Array:
-        """Of ``f(log_p) + weight * entropy`` where ``f`` has the slope given."""
-        widen = functools.partial(jnp.expand_dims, axis=self.axis)
-        labelled = one_hot(self.labels, self.shifted.shape, self.axis)
-        gradient = jnp.where(labelled, widen(slope), 0)
+    def fit(self, parameter: jax.Array) -> jax.Array:
+        """A parameter, one for all or one a row, in the rank of ``log_p``."""
+        return self.widen(parameter) if self.soft and parameter.ndim else parameter
+
+    def average(self, values: jax.Array) -> jax.Array:
+        """Over the label's distribution, of a value for every ``log_p``."""
+        return jnp.sum(self.labels * values, self.axis) if self.soft else values
+
+    def gradient(self, slopes: jax.Array, weight: jax.Array | None) -> jax.Array:
+        """Of ``f(log_p) + weight * entropy`` where ``f`` has the slopes given."""
+        if self.soft:
+            gradient = self.labels * slopes
+        else:
+            labelled = one_hot(self.labels, self.shifted.shape, self.axis)
+            gradient = jnp.where(labelled, self.widen(slopes), 0)
+        slope = self.average(slopes)
         if weight is None:
-            return gradient - self.exps * widen(slope / self.total)
+            return gradient - self.exps * self.widen(slope / self.total)
         # p (log p + H), with the division by the total done once a row.
         constant = slope + weight * (self.entropy - self.log_total)
-        linear = widen(weight / self.total) * self.shifted
-        return gradient - self.exps * (widen(constant / self.total) + linear)
+        linear = self.widen(weight / self.total) * self.shifted
+        return gradient - self.exps * (self.widen(constant / self.total) + linear)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -291,20 +316,6 @@ def _weighted_sum_jvp(axis, primals, tangents):
     offset = values - jnp.expand_dims(origin, axis)
     tangent = jnp.sum(d_weights * offset + weights * d_values, axis)
     return _weighted_sum(axis, weights, values, origin), tangent
-
-
-def _of_distribution(
-    term: Term,
-    axis: int,
-    logits: jax.Array,
-    labels: jax.Array,
-    weight: jax.Array | None,
-    parameters: tuple[jax.Array, ...],
-) -> jax.Array:
-    log_p = log_probs(logits, axis)
-    widened = (jnp.expand_dims(p, axis) if p.ndim else p for p in parameters)
-    loss = select_label(term(log_p, *widened), labels, axis)
-    return loss if weight is None else loss + weight * entropy(log_p, axis)
 
 
 def _shift(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
