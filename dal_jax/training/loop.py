@@ -197,8 +197,9 @@ class _Run:
             self._carry = self._experiment.run_train((), self._carry, order, row, last)
             self._step += last - row
             self._check_finite()
-            if time.perf_counter() - call_began < _CALL_SECONDS:
-                self._rows_a_call = agree(2 * self._rows_a_call)
+            quick = time.perf_counter() - call_began < _CALL_SECONDS
+            # Clocks differ: every process asks, and the main one's answer counts.
+            self._rows_a_call = agree(self._rows_a_call * (2 if quick else 1))
             row = last
             # A finished epoch is evaluated first, for a resume begins with the next.
             if row < per_epoch:
