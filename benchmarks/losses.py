@@ -210,13 +210,13 @@ def torch_calls(
 def show(table: dict[str, Any]) -> None:
     print(f"\n{table['shape']} {table['dtype']}, {table['rows'][0]['rounds']} rounds")
     print(
-        f"{'':14}{'ms':>10}{'/optax':>8}{'quartiles':>14}{'CPU':>7}{'/copy':>8}"
+        f"{'':20}{'ms':>10}{'/optax':>8}{'quartiles':>14}{'CPU':>7}{'/copy':>8}"
         f"{'bandwidth':>11}{'temp/logits':>13}{'compile s':>11}"
     )
     for row in table["rows"]:
         low, high = row["to_optax_quartiles"]
         line = (
-            f"{row['name']:14}{row['ms']:10.3f}{row['to_optax']:8.2f}"
+            f"{row['name']:20}{row['ms']:10.3f}{row['to_optax']:8.2f}"
             f"{f'{low:.2f}-{high:.2f}':>14}{row['to_optax_cpu']:7.2f}"
             f"{row['to_copy']:8.2f}{row['bandwidth']:11.0%}"
         )
