@@ -110,10 +110,18 @@ def free_port() -> int:
 def start_two(
     out: Path, cases: Sequence[str], ways: Sequence[str]
 ) -> list[subprocess.Popen]:
-    """Starts two processes with two devices each."""
+    """Starts two processes with two devices each, whose clocks do not agree."""
     coordinator = f"--coordinator=localhost:{free_port()}"
+    # To the first process every call of the step seems short, to the second none.
     return [
-        start(out, cases, ways, 2, [coordinator, f"--process_id={i}"]) for i in (0, 1)
+        start(
+            out,
+            cases,
+            ways,
+            2,
+            [coordinator, f"--process_id={i}", f"--call_seconds={seconds}"],
+        )
+        for i, seconds in enumerate((1e9, 0.0))
     ]
 
 
@@ -167,8 +175,10 @@ def _parameters(end: End, reference: End) -> list[tuple[np.ndarray, np.ndarray]]
 def train(options: argparse.Namespace) -> None:
     """In a process of its own: trains every case in every way."""
     from dal_jax import cli
-    from dal_jax.training import processes, train_and_evaluate
+    from dal_jax.training import loop, processes, train_and_evaluate
 
+    if options.call_seconds is not None:
+        loop._CALL_SECONDS = options.call_seconds
     cli.quiet()
     if options.coordinator is None:
         # Of two processes one would find its program and wait for the other to compile,
@@ -247,6 +257,7 @@ def main() -> None:
     parser.add_argument("--ways", default="jit", help=argparse.SUPPRESS)
     parser.add_argument("--coordinator", help=argparse.SUPPRESS)
     parser.add_argument("--process_id", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--call_seconds", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     compare(options) if options.train is None else train(options)
 
