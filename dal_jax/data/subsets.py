@@ -38,8 +38,10 @@ def fixed_subset(split: Split, size: int, name: str) -> Split:
 def first_classes(dataset: Dataset, max_classes: int) -> Dataset:
     """Returns a data set of its first classes only, as mini-WebVision is of WebVision.
 
-    An example stays if its given label and, where known, its clean label are both
-    among them.
+    The given labels alone decide which examples stay: an image of another class that is
+    wrongly labelled as one of these is noise, and what is trained on must not depend on
+    clean labels. Where such an image is known, the split's clean labels are dropped, for
+    no class here is the right one.
 
     Args:
       dataset: any data set.
@@ -58,15 +60,16 @@ def first_classes(dataset: Dataset, max_classes: int) -> Dataset:
         )
 
     def narrow(split: Split, label: str) -> Split:
-        keep = split.labels < max_classes
-        if split.clean_labels is not None:
-            keep &= split.clean_labels < max_classes
-        if not keep.any():
+        kept = split.take(np.flatnonzero(split.labels < max_classes))
+        if not len(kept):
             raise InputError(
                 f"dataset.max_classes={max_classes} leaves no {label} example: "
                 "expected one at least; raise it"
             )
-        return split.take(np.flatnonzero(keep))
+        clean = kept.clean_labels
+        if clean is not None and clean.max() >= max_classes:
+            kept = dataclasses.replace(kept, clean_labels=None)
+        return kept
 
     return dataclasses.replace(
         dataset,

@@ -280,11 +280,17 @@ def test_list_by_other_columns_and_directory(images, tmp_path_factory):
     assert dataset.train.images[0, 0, 0, 0] == 10
 
 
-def test_first_classes_hold_for_clean_labels_too(images):
+def test_clean_labels_do_not_decide_which_of_the_first_classes_are_trained_on(images):
     rows = [("0.png", 0, 1), ("1.png", 1, 2), ("2.png", 2, 0), ("3.png", 1, 1)]
     path = write_list(images / "a.csv", rows)
     train = load("list", train_path=path, max_classes=2).train
-    assert train.index.tolist() == [0, 3]
+    assert train.index.tolist() == [0, 1, 3]
+    assert train.clean_labels is None
+    path = write_list(images / "b.csv", [rows[0], rows[2], rows[3]])
+    train = load("list", train_path=path, max_classes=2).train
+    assert train.index.tolist() == [0, 2]
+    assert train.clean_labels is not None
+    assert train.clean_labels.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
