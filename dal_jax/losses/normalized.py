@@ -19,6 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.losses import log_space
 from dal_jax.losses.focusing import focal_term
+from dal_jax.losses.summation import sum_over_classes
 
 
 def of_all_labels(
@@ -68,10 +69,17 @@ def _share_of_label_jvp(term, axis, primals, tangents):
     softmax = log_space.Softmax(logits, labels, axis, with_entropy=False)
     widen = functools.partial(jnp.expand_dims, axis=axis)
     log_p = softmax.shifted - widen(softmax.log_total)
-    values, slopes = _with_slope(term, log_p, parameters)
-    slopes_sum = jnp.sum(slopes, axis)
+    _, slopes = _with_slope(term, log_p, parameters)
     value, slope = _with_slope(term, softmax.log_p, parameters)
-    total = jnp.sum(values, axis)
+    top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
+    rows = (top, widen(softmax.log_total), *parameters)
+    total, slopes_sum = (
+        jnp.squeeze(sum_over_classes(of_class, logits, rows, axis), axis)
+        for of_class in (
+            lambda z, top, rest, *p: _with_slope(term, z - top - rest, p)[0],
+            lambda z, top, rest, *p: _with_slope(term, z - top - rest, p)[1],
+        )
+    )
     loss = value / total
     tangent = jnp.zeros_like(loss)
     if not isinstance(d_logits, SymbolicZero):

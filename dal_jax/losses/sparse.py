@@ -12,6 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.losses import log_space
 from dal_jax.losses.dal import ce
+from dal_jax.losses.summation import sum_over_classes
 
 
 def ce_sr(
@@ -75,9 +76,13 @@ def ce_sr(
 
 
 def _power_sum_of(axis: int, logits: jax.Array, p: jax.Array) -> jax.Array:
+    def of_class(logits, top, p):
+        return jnp.exp(p * (logits - top))
+
     top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
     log_total = jnp.log(jnp.sum(jnp.exp(logits - top), axis))
-    return jnp.sum(jnp.exp(p * (logits - top)), axis) * jnp.exp(-p * log_total)
+    powers = sum_over_classes(of_class, logits, (top, p), axis)
+    return jnp.squeeze(powers, axis) * jnp.exp(-p * log_total)
 
 
 _power_sum = jax.custom_jvp(_power_sum_of, nondiff_argnums=(0,))
