@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 import re
 import sys
@@ -137,8 +138,10 @@ def _check_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _config_path(argv: list[str]) -> str:
-    given = [a.split("=", 1)[1] for a in argv if re.fullmatch(r"--?config=.*", a)]
-    path = given[-1] if given else _DEFAULT_CONFIG
+    path = _DEFAULT_CONFIG
+    for argument, following in itertools.pairwise([*argv, ""]):
+        if match := re.fullmatch(r"--?config(=(?P<path>.*))?", argument):
+            path = following if match["path"] is None else match["path"]
     if not Path(path).is_file():
         raise InputError(
             f"config file {path!r} not found: expected a Python file with "
