@@ -5,9 +5,11 @@
         [--config.FIELD=VALUE ...]
 
 A noise is ``KIND:RATE``, or ``file:PATH`` for a label file; ``--losses=all`` takes
-every loss there is. Each run has its own directory below the workdir and finished ones
-are not run again, so the same command goes on where it stopped, and with more losses,
-noises or seeds it runs what is new. ``study.json`` holds every run's summary.
+every loss there is. A loss that assumes a noise rate is told the noise's own; for a
+label file, which has none, ``--config.loss.noise_rate`` tells it. Each run has its own
+directory below the workdir and finished ones are not run again, so the same command
+goes on where it stopped, and with more losses, noises or seeds it runs what is new.
+``study.json`` holds every run's summary.
 """
 
 import copy
@@ -73,6 +75,10 @@ def configure(base: TrainConfig, loss: str, noise: Noise, seed: int) -> TrainCon
     config.noise.path = noise.path
     if noise.rate is not None:
         config.noise.rate = noise.rate
+    if "noise_rate" not in losses.accepted(loss):
+        config.loss.noise_rate = None
+    elif config.loss.noise_rate is None:
+        config.loss.noise_rate = noise.rate
     return config
 
 
@@ -88,15 +94,19 @@ def run_study(
 
     A run whose loss stops being finite has no accuracy and an ``error`` instead.
     """
-    from dal_jax.training import train_and_evaluate
+    from dal_jax.training import experiment, train_and_evaluate
     from dal_jax.training.loop import NonFiniteError
 
     runs = []
     # Seeds outermost: a study that is cut short has all of its first seeds.
     crossed = list(itertools.product(seeds, noises, loss_names))
-    for number, (seed, noise, loss) in enumerate(crossed, start=1):
+    configs = [configure(base, loss, noise, seed) for seed, noise, loss in crossed]
+    for config in configs:
+        # What the last run would be refused for is said before the first begins.
+        experiment.check(config)
+    for number, (config, run) in enumerate(zip(configs, crossed, strict=True), start=1):
+        seed, noise, loss = run
         directory = workdir / noise.label / loss / f"seed{seed}"
-        config = configure(base, loss, noise, seed)
         try:
             summary = train_and_evaluate(config, directory)
         except NonFiniteError as error:

@@ -54,6 +54,21 @@ def test_configurations_share_nothing_with_their_base(study):
     assert base == TrainConfig()
 
 
+def test_losses_that_assume_a_noise_rate_are_told_it(study):
+    base, noise = TrainConfig(), study.parse_noise("symmetric:0.2")
+    assert study.configure(base, "forward_correction", noise, 0).loss.noise_rate == 0.2
+    base.loss.noise_rate = 0.3
+    assert study.configure(base, "forward_correction", noise, 0).loss.noise_rate == 0.3
+    assert study.configure(base, "ce", noise, 0).loss.noise_rate is None
+
+
+def test_a_study_is_refused_as_a_whole_before_its_first_run(study, tmp_path):
+    arguments = (["ce", "forward_correction"], [study.parse_noise("file:labels.npy")])
+    with pytest.raises(InputError, match="noise_rate"):
+        study.run_study(TrainConfig(), *arguments, [0], tmp_path / "study", print)
+    assert not (tmp_path / "study").exists()
+
+
 def test_matrix_has_mean_and_sample_deviation(study):
     runs = [run("a", "ce", 0, 0.5), run("a", "ce", 1, 0.7), run("a", "dal", 0, 0.9)]
     lines = study.format_matrix(runs).splitlines()
