@@ -22,7 +22,7 @@ def ended(capsys, *arguments):
     [
         ["--config=no.py"],
         ["--config", "no.py"],
-        ["-config", "no.py", "--config.seed=1"],,
+        ["-config", "no.py", "--config.seed=1"],
     ],
     ids=" ".join,
 )
