@@ -37,7 +37,7 @@ def _write(config: TrainConfig, values: flags.FlagValues) -> None:
     from dal_jax.training.prepare import prepare
 
     if not values.out:
-        raise InputError("nowhere to write to: expected --out=DIR")
+        raise InputError("nowhere to write to: expected a directory; give --out=DIR")
     out = Path(values.out)
     labels, picture = out / "noise.npz", out / "transition_matrix.png"
     if out.exists() and not out.is_dir():
@@ -55,7 +55,10 @@ def _write(config: TrainConfig, values: flags.FlagValues) -> None:
         out.mkdir(parents=True, exist_ok=True)
         prepared.record.save(labels)
     except OSError as error:
-        raise InputError(f"cannot write {labels}: {error.strerror}") from None
+        raise InputError(
+            f"cannot write {labels} ({error.strerror}): expected a directory of one's "
+            "own; give another --out"
+        ) from None
     print(describe(prepared.record))
     missing = _why_no_picture(prepared.record)
     if missing is None:

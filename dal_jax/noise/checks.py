@@ -26,18 +26,24 @@ def check_labels(labels: Any, num_classes: int, what: str = "labels") -> np.ndar
       dtype('int32')
     """
     if num_classes < 2:
-        raise InputError(f"noise needs at least 2 classes, got {num_classes}")
+        raise InputError(
+            f"noise needs at least 2 classes, got {num_classes}; check the labels"
+        )
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu":
-        raise InputError(f"{what}: expected integers, got dtype {labels.dtype}")
+        raise InputError(
+            f"{what}: expected integers, got dtype {labels.dtype}; convert them"
+        )
     if labels.ndim != 1 or not labels.size:
         raise InputError(
-            f"{what}: expected one label for each example, got shape {labels.shape}"
+            f"{what}: expected one label for each example, got shape {labels.shape}; "
+            "give a list of class indices"
         )
     if labels.min() < 0 or labels.max() >= num_classes:
         raise InputError(
             f"{what}: values from {labels.min()} to {labels.max()}, and the "
-            f"{num_classes} classes are 0 to {num_classes - 1}"
+            f"{num_classes} classes are 0 to {num_classes - 1}; mend them, or give "
+            "those of this data set"
         )
     return labels.astype(np.int32)
 
@@ -65,10 +71,13 @@ def check_index(index: Any, num_examples: int) -> np.ndarray:
     if index.dtype.kind not in "iu" or index.shape != (num_examples,):
         raise InputError(
             f"index: expected {num_examples} integers, got shape {index.shape} and "
-            f"dtype {index.dtype}"
+            f"dtype {index.dtype}; give each example's index in its source"
         )
     if index.min() < 0 or len(np.unique(index)) != num_examples:
-        raise InputError("index: original indices must be 0 or more, each one once")
+        raise InputError(
+            "index: expected original indices of 0 or more, each one once; give each "
+            "example's index in its source"
+        )
     return index.astype(np.int64)
 
 
@@ -112,5 +121,7 @@ def check_seed(seed: int) -> int:
       7
     """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise InputError(f"noise seed: expected an integer of at least 0, got {seed!r}")
+        raise InputError(
+            f"noise seed: expected an integer of at least 0, got {seed!r}; give another"
+        )
     return int(seed)

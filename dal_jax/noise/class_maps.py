@@ -152,7 +152,7 @@ def resolve(
     if targets.ndim != 1 or targets.dtype.kind not in "iu":
         raise InputError(
             f"a class map is a list of class indices, got an array of shape "
-            f"{targets.shape} and dtype {targets.dtype}"
+            f"{targets.shape} and dtype {targets.dtype}; give it as in 1,0,2"
         )
     if num_classes is None:
         num_classes = len(targets)
@@ -164,6 +164,6 @@ def resolve(
     if targets.min() < 0 or targets.max() >= num_classes:
         raise InputError(
             f"{what} names classes from {targets.min()} to {targets.max()}, and the "
-            f"{num_classes} classes are 0 to {num_classes - 1}"
+            f"{num_classes} classes are 0 to {num_classes - 1}; mend it"
         )
     return targets.astype(np.int64)

@@ -55,7 +55,8 @@ def from_file(
     labels = check_labels(read_array(path), num_classes, what=str(path))
     if len(labels) != num_examples:
         raise InputError(
-            f"{path} holds {len(labels)} labels, and there are {num_examples} examples"
+            f"{path} holds {len(labels)} labels, and there are {num_examples} "
+            "examples: expected one each; give the file of this data set"
         )
     return labels
 
@@ -135,7 +136,10 @@ def _from_record(
     record = NoiseRecord.load(path)
     labels = check_labels(record.noisy_labels, num_classes, what=str(path))
     if record.index.shape != labels.shape:
-        raise InputError(f"{path}: noisy_labels and index differ in length")
+        raise InputError(
+            f"{path}: noisy_labels and index differ in length; make it anew with "
+            "python -m dal_jax.noise"
+        )
     order = np.argsort(record.index)
     found = np.searchsorted(record.index, index, sorter=order)
     positions = order[np.minimum(found, len(order) - 1)]
@@ -143,7 +147,8 @@ def _from_record(
     if missing:
         raise InputError(
             f"{path} has no label for {missing} of the {len(index)} examples used; it "
-            "was made for another data set or another subset"
+            "was made for another data set or another subset; make it anew with "
+            "python -m dal_jax.noise"
         )
     recorded = record.clean_labels
     if recorded is not None and clean_labels is not None:
@@ -151,7 +156,8 @@ def _from_record(
         if wrong:
             raise InputError(
                 f"{path} was made for other data: its clean labels differ from the "
-                f"data set's for {wrong} of {len(index)} examples"
+                f"data set's for {wrong} of {len(index)} examples; make it anew with "
+                "python -m dal_jax.noise"
             )
     elif not index_is_original:
         raise InputError(
@@ -202,5 +208,8 @@ def read_transition_matrix(path: str | os.PathLike[str]) -> np.ndarray:
         return read_array(path)
     arrays = read_npz(path)
     if "transition_matrix" not in arrays:
-        raise InputError(f"{path} holds no array named transition_matrix")
+        raise InputError(
+            f"{path} holds no array named transition_matrix; save it under that name, "
+            "or alone as an .npy"
+        )
     return arrays["transition_matrix"]

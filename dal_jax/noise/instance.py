@@ -79,7 +79,10 @@ def instance_dependent(
     labels = check_labels(labels, num_classes)
     index = check_index(index, len(labels))
     if len(images) != len(labels):
-        raise InputError(f"{len(images)} images and {len(labels)} labels")
+        raise InputError(
+            f"{len(images)} images and {len(labels)} labels: expected as many of each; "
+            "check which belong together"
+        )
     offset, scale = _scaling(images, pixel_scaling)
     flip_rates = truncated_normal(check_rate(rate), uniforms(seed, "rate", index))
     draws = uniforms(seed, "instance", index)
@@ -137,7 +140,7 @@ def _gather(images: Any, positions: np.ndarray) -> np.ndarray:
     if batch.dtype != np.uint8 or batch.ndim != 4:
         raise InputError(
             "noise kind instance needs uint8 images of shape (H, W, C), got shape "
-            f"{batch.shape[1:]} and dtype {batch.dtype}"
+            f"{batch.shape[1:]} and dtype {batch.dtype}; convert them"
         )
     return batch
 

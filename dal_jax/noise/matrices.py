@@ -36,19 +36,24 @@ def check_transition_matrix(
     """
     matrix = np.asarray(transition_matrix)
     if matrix.dtype.kind not in "iuf":
-        raise InputError(f"transition matrix: expected numbers, got {matrix.dtype}")
+        raise InputError(
+            f"transition matrix: expected numbers, got {matrix.dtype}; convert it"
+        )
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
         raise InputError(
-            f"transition matrix: expected a square matrix, got shape {matrix.shape}"
+            f"transition matrix: expected a square matrix, got shape {matrix.shape}; "
+            "give a row and a column for each class"
         )
     if num_classes is not None and len(matrix) != num_classes:
         raise InputError(
             f"the transition matrix is for {len(matrix)} classes and the data set has "
-            f"{num_classes}"
+            f"{num_classes}; give one for these classes"
         )
     matrix = matrix.astype(np.float64)
     if not (np.isfinite(matrix).all() and (matrix >= 0).all()):
-        raise InputError("transition matrix: entries must be probabilities, 0 to 1")
+        raise InputError(
+            "transition matrix: expected probabilities, 0 to 1, in every entry; mend it"
+        )
     sums = matrix.sum(axis=1, keepdims=True)
     worst = int(np.abs(sums - 1).argmax())
     if abs(sums[worst, 0] - 1) > 1e-6:

@@ -240,7 +240,7 @@ def read_numpy(path: str | os.PathLike[str]) -> np.ndarray | dict[str, np.ndarra
                 return content
             return {name: content[name] for name in content.files}
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
+        raise InputError(f"there is no file {path}; check the path") from None
     except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(
@@ -262,5 +262,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     content = read_numpy(path)
     if isinstance(content, np.ndarray):
-        raise InputError(f"{path}: expected an .npz archive, got a single array")
+        raise InputError(
+            f"{path}: expected an .npz archive, got a single array; name it .npy"
+        )
     return content

@@ -94,19 +94,25 @@ def apply(
     if kind not in _KINDS:
         raise unknown_name("noise kind", kind, _KINDS)
     if transition_matrix is not None and kind != "transition_matrix":
-        raise InputError(f"noise kind {kind} takes no transition matrix")
+        raise InputError(
+            f"noise kind {kind} takes no transition matrix; leave it out, or take kind "
+            "transition_matrix"
+        )
     labels = check_labels(labels, num_classes)
     if clean_labels is not None:
         clean_labels = check_labels(clean_labels, num_classes, "clean labels")
         if clean_labels.shape != labels.shape:
             raise InputError(
-                f"{len(labels)} labels and {len(clean_labels)} clean labels"
+                f"{len(labels)} labels and {len(clean_labels)} clean labels: expected "
+                "as many of each; check which belong together"
             )
     index = check_index(index, len(labels))
     options: dict[str, Any] = {}
     if kind in ("file", "transition_matrix") and transition_matrix is None:
         if path is None:
-            raise InputError(f"noise kind {kind} needs a file: config.noise.path")
+            raise InputError(
+                f"noise kind {kind} needs a file: config.noise.path; give its path"
+            )
         options["path"] = os.fspath(path)
         if kind == "transition_matrix":
             transition_matrix = files.read_transition_matrix(path)
@@ -124,7 +130,7 @@ def apply(
         )
     elif kind == "instance":
         if images is None:
-            raise InputError("noise kind instance needs the images")
+            raise InputError("noise kind instance needs the images; pass them, too")
         options |= {"seed": check_seed(seed), "pixel_scaling": pixel_scaling}
         nominal_rate = check_rate(rate)
         noisy = instance_dependent(
