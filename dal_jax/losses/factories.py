@@ -42,10 +42,16 @@ class StatefulLoss(NamedTuple):
 
 
 class PureLoss(NamedTuple):
-    """A loss without memory, and the coefficients that it reports."""
+    """A loss without memory, and the coefficients that it reports.
 
-    apply: Loss
+    Where ``draws`` is true it draws random numbers, and ``apply`` takes as ``index``
+    the examples' places in the training set, so that what is drawn for one depends
+    neither on its batch nor on its device.
+    """
+
+    apply: Callable[..., jax.Array]
     coefficients: Coefficients = _no_coefficients
+    draws: bool = False
 
 
 def at_step(value: Any, step: jax.typing.ArrayLike) -> Any:
@@ -134,18 +140,27 @@ def make_nlnl(
     num_negatives: int = 1,
     class_weights: jax.typing.ArrayLike | None = None,
 ) -> PureLoss:
-    """Returns negative learning; ``seed`` and step decide the labels drawn."""
+    """Returns negative learning; seed, step and example decide the labels drawn."""
 
-    def apply(logits, labels, step):
-        return negative.nlnl(
-            logits,
-            labels,
-            jax.random.fold_in(jax.random.key(seed), step),
-            num_negatives=num_negatives,
-            class_weights=class_weights,
-        )
+    def apply(logits, labels, step, index=None):
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        if index is None:
+            index = jnp.arange(labels.size).reshape(labels.shape)
 
-    return PureLoss(apply)
+        def of_example(logits, label, index):
+            return negative.nlnl(
+                logits,
+                label,
+                jax.random.fold_in(key, index),
+                num_negatives=num_negatives,
+                class_weights=class_weights,
+            )
+
+        for _ in labels.shape:
+            of_example = jax.vmap(of_example)
+        return of_example(logits, labels, index)
+
+    return PureLoss(apply, draws=True)
 
 
 def make_elr(

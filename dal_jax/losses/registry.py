@@ -212,8 +212,8 @@ def make_stateful(
     pure = _make_pure(name, given)
 
     def apply(logits, labels, step, memory, index):
-        del index
-        return pure.apply(logits, labels, step), memory
+        drawn_for = {"index": index} if pure.draws else {}
+        return pure.apply(logits, labels, step, **drawn_for), memory
 
     return StatefulLoss(lambda: (), apply, pure.coefficients)
 

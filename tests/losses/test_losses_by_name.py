@@ -161,6 +161,22 @@ def test_nlnl_draws_anew_at_every_step_and_the_same_for_the_same_seed():
     np.testing.assert_allclose(first, again, rtol=1e-6)
 
 
+def test_nlnl_draws_for_an_example_the_same_in_any_batch():
+    loss = losses.make_stateful("nlnl", num_examples=50, num_classes=10)
+    logits = jax.random.normal(jax.random.key(1), (8, 10))
+    labels, index = jnp.arange(8), jnp.array([40, 3, 7, 9, 21, 0, 33, 5])
+
+    def values(rows):
+        return loss.apply(logits[rows], labels[rows], 6, (), index[rows])[0]
+
+    whole = values(jnp.arange(8))
+    for rows in (jnp.array([4, 5]), jnp.array([7, 0, 6])):
+        np.testing.assert_allclose(values(rows), whole[rows], rtol=1e-6)
+    # Examples alike in all but their place are given different labels.
+    alike = loss.apply(jnp.tile(logits[:1], (8, 1)), jnp.zeros(8, int), 6, (), index)[0]
+    assert len(np.unique(np.asarray(alike))) > 2
+
+
 def test_elr_remembers_the_examples_it_has_seen():
     loss = losses.make_stateful("elr", num_examples=10, num_classes=4, beta=0.5)
     memory = loss.init()
