@@ -106,6 +106,8 @@ class Checkpoints:
             say(f"checkpoint {step} is damaged ({reason}); going back further")
             gc.collect()  # now, while what its readers leave behind is expected
             self._set_aside(step)
+            if not self._manager.all_steps():
+                say("no checkpoint is whole: beginning again")
         return None
 
     def close(self) -> None:
@@ -159,9 +161,9 @@ class Checkpoints:
 def _digest(arrays: PyTree) -> int:
     crc = 0
     for leaf in jax.tree.leaves(arrays):
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        if isinstance(leaf, jax.Array):
             if not leaf.is_fully_replicated:
-                continue  # no process holds the whole array
+                continue  # with several processes none holds the whole array
             leaf = leaf.addressable_data(0)
         crc = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, crc)
     return crc

@@ -59,14 +59,23 @@ class Experiment:
 
 def check(config: TrainConfig) -> None:
     """Raises InputError for what is wrong with a configuration whatever the data."""
-    for name in ("num_epochs",):
-        _at_least(name, getattr(config, name), 0)
-    for name in ("batch_size", "eval_batch_size", "eval_every", "checkpoint_every"):
-        _at_least(name, getattr(config, name), 1)
-    _at_least("keep_checkpoints", config.keep_checkpoints, 1)
-    _at_least("seed", config.seed, 0)
-    for name, seed in vars(config.seeds).items():
-        _at_least(f"seeds.{name}", 0 if seed is None else seed, 0)
+    for name, least in (
+        ("num_epochs", 0),
+        ("batch_size", 1),
+        ("eval_batch_size", 1),
+        ("eval_every", 1),
+        ("checkpoint_every", 1),
+        ("keep_checkpoints", 1),
+    ):
+        _at_least(name, getattr(config, name), least)
+    seeds = {"seed": config.seed, "noise.seed": config.noise.seed}
+    seeds |= {f"seeds.{name}": seed for name, seed in vars(config.seeds).items()}
+    for name, seed in seeds.items():
+        if seed is not None and not 0 <= seed < 2**32:
+            raise InputError(
+                f"{name}={seed} is out of range: expected 0 to 4294967295; "
+                f"give another --config.{name}"
+            )
     if config.precision not in _PRECISIONS:
         raise unknown_name("precision", config.precision, _PRECISIONS)
     if config.on_nonfinite not in ("stop", "skip"):

@@ -159,11 +159,13 @@ class _Run:
             unit="epoch",
             mininterval=0.1 if os.isatty(2) else 5.0,
         )
+        # The second epoch from here, for the first one compiles.
+        profiled = min(epochs.start + 1, epochs.stop - 1) if profile else None
         with bar:
             for epoch in epochs:
-                with _profiler(self._files.path / "profile", profile and epoch == 1):
-                    seconds = self._train_epoch(epoch)
-                self._finish_epoch(epoch + 1, seconds)
+                with _profiler(self._files.path / "profile", epoch == profiled):
+                    images_per_second = self._train_epoch(epoch)
+                self._finish_epoch(epoch + 1, images_per_second)
                 if epoch + 1 < epochs.stop:
                     self._leave_if_stopped()
                 bar.update()
@@ -183,10 +185,10 @@ class _Run:
         return self._parallel.place_state(arrays), step
 
     def _train_epoch(self, epoch: int) -> float:
-        """Runs what is left of an epoch; returns the seconds it took."""
+        """Runs what is left of an epoch; returns its images per second."""
         per_epoch = self._experiment.steps_per_epoch
         order = self._experiment.order(epoch)
-        row = self._step - epoch * per_epoch
+        first = row = self._step - epoch * per_epoch
         if row == 0:
             zero = self._parallel.place_data(TrainMetrics.zero())
             self._carry = (self._carry[0], zero)
@@ -199,12 +201,14 @@ class _Run:
             self._check_finite()
             quick = time.perf_counter() - call_began < _CALL_SECONDS
             # Clocks differ: every process asks, and the main one's answer counts.
-            self._rows_a_call = agree(self._rows_a_call * (2 if quick else 1))
+            rows = min(self._rows_a_call * (2 if quick else 1), per_epoch)
+            self._rows_a_call = agree(rows)
             row = last
             # A finished epoch is evaluated first, for a resume begins with the next.
             if row < per_epoch:
                 self._leave_if_stopped()
-        return time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        return (per_epoch - first) * self._config.batch_size / seconds
 
     def _leave_if_stopped(self) -> None:
         if not any_process(bool(self._stopped())):
@@ -217,24 +221,22 @@ class _Run:
             self._stopped() or signal.SIGTERM,
         )
 
-    def _finish_epoch(self, epoch: int, seconds: float) -> None:
+    def _finish_epoch(self, epoch: int, images_per_second: float) -> None:
         config = self._config
         last = epoch == config.num_epochs
-        evaluated = last or epoch % config.eval_every == 0
-        if evaluated:
-            entry = self._evaluate(epoch, seconds)
+        if last or epoch % config.eval_every == 0:
+            entry = self._evaluate(epoch, images_per_second)
             self.entries.append(entry)
             if is_main_process():
                 self._files.append_metrics(entry)
         if last or epoch % config.checkpoint_every == 0:
-            self._save(self.entries[-1] if evaluated else None)
+            self._save()
 
-    def _evaluate(self, epoch: int, seconds: float) -> dict[str, Any]:
+    def _evaluate(self, epoch: int, images_per_second: float) -> dict[str, Any]:
         state, metrics = self._carry[0], self._parallel.fetch(self._carry[1])
         sums = {name: f(state) for name, f in self._experiment.evaluations.items()}
         # The coefficients and the rate of the epoch's last step.
         coefficients = self._experiment.coefficients(self._step - 1)
-        examples = self._experiment.steps_per_epoch * self._config.batch_size
         now = time.perf_counter()
         return {
             "epoch": epoch,
@@ -244,7 +246,7 @@ class _Run:
             "train_loss": summaries.share(metrics.loss_sum, metrics.count),
             "skipped_steps": int(metrics.nonfinite_steps),
             **summaries.accuracies(sums),
-            "images_per_second": round(examples / seconds, 1),
+            "images_per_second": round(images_per_second, 1),
             "elapsed_seconds": round(self._earlier_seconds + now - self._began, 3),
         }
 
@@ -261,14 +263,13 @@ class _Run:
             "--config.optimizer.clip_norm=5, or --config.on_nonfinite=skip"
         )
 
-    def _save(self, entry: dict[str, Any] | None = None) -> None:
-        numbers = {
-            name: value
-            for name, value in (entry or {}).items()
-            if name == "validation_accuracy"
-        }
+    def _save(self) -> None:
+        entry = self.entries[-1] if self.entries else {}
+        numbers = None
+        if entry.get("step") == self._step and "validation_accuracy" in entry:
+            numbers = {"validation_accuracy": entry["validation_accuracy"]}
         stored = self._parallel.stored_state(self._carry)
-        self._checkpoints.save(self._step, stored, numbers or None)
+        self._checkpoints.save(self._step, stored, numbers)
         self._saved_step = self._step
 
     def _total_steps(self) -> int:

@@ -1,5 +1,6 @@
 """Configuration to optax: the gradient transformation and its learning rate."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -47,20 +48,32 @@ def make_learning_rate(
 
 def make_optimizer(
     config: OptimizerConfig, learning_rate: optax.Schedule
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Returns momentum SGD in the order that PyTorch's does it.
 
     The gradient is clipped by its global norm (``clip_norm``), ``weight_decay`` times
-    the parameters is added, the momentum accumulates the sum, and the learning rate
-    scales the result.
+    the parameters is added, the momentum accumulates the sum, and the learning rate of
+    the ``step`` that ``update`` is given scales the result: there is no second count
+    that a skipped step could part from the state's.
     """
     clip = [] if config.clip_norm is None else [config.clip_norm]
     return optax.chain(
         *(optax.clip_by_global_norm(norm) for norm in clip),
         optax.add_decayed_weights(config.weight_decay),
         optax.trace(config.momentum, nesterov=config.nesterov),
-        optax.scale_by_learning_rate(learning_rate),
+        _scale_by_rate_of_step(learning_rate),
     )
+
+
+def _scale_by_rate_of_step(
+    learning_rate: optax.Schedule,
+) -> optax.GradientTransformationExtraArgs:
+    def update(updates, state, params=None, *, step, **extra_args):
+        del params, extra_args
+        rate = learning_rate(step)
+        return jax.tree.map(lambda x: -rate * x, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: (), update)
 
 
 def _check(config: OptimizerConfig, num_epochs: int) -> None:

@@ -58,7 +58,8 @@ def make_train_step(
       preprocess: raw images to the network's input; ``train`` takes one key an
         example, made from ``augmentation_key``, the step and the example's position,
         so that no example's augmentation depends on the others or on the devices.
-      optimizer: an optax gradient transformation.
+      optimizer: an optax gradient transformation; one that takes extra arguments is
+        given the ``step``.
       loss: per example, with its memory.
       augmentation_key: the key that all augmentation derives from.
       skip_nonfinite: leave the state as it is, but for ``step``, where the loss or
@@ -78,6 +79,8 @@ def make_train_step(
         )
         return jnp.mean(values), (values, logits, model_state, memory)
 
+    update = optax.with_extra_args_support(optimizer).update
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, TrainMetrics]:
         step_key = jax.random.fold_in(augmentation_key, state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, batch["position"])
@@ -88,7 +91,9 @@ def make_train_step(
         if axis_name is not None:
             mean, gradient = lax.pmean((mean, gradient), axis_name)
             memory = _merge_memory(state.loss_memory, memory, axis_name)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        updates, opt_state = update(
+            gradient, state.opt_state, state.params, step=state.step
+        )
         finite = jnp.isfinite(mean) & jnp.isfinite(optax.tree.norm(gradient))
         new_state = TrainState(
             step=state.step + 1,

@@ -71,6 +71,7 @@ def progress_line(entry: dict[str, Any]) -> str:
         ("q", "q", "{:.2f}"),
         ("bootstrap_weight", "weight", "{:.2f}"),
         ("train_loss", "loss", "{:.3f}"),
+        ("validation_accuracy", "validation", "{:.3f}"),
         ("test_accuracy", "test", "{:.3f}"),
     )
     return ", ".join(
@@ -82,15 +83,19 @@ def progress_line(entry: dict[str, Any]) -> str:
 
 def format_summary(summary: dict[str, Any], workdir: Any) -> str:
     """Returns the table that ends a run."""
-    rows = [
-        ("loss", summary["loss"]),
-        ("noise", _noise(summary)),
-        ("test accuracy, last epoch", _percent(summary.get("test_accuracy_last"))),
-        (
-            "  mean of the last ten",
-            _percent(summary.get("test_accuracy_mean_last_10")),
-        ),
-        ("  best", _percent(summary.get("test_accuracy_best"))),
+    rows = [("loss", summary["loss"]), ("noise", _noise(summary))]
+    for split, name in (("test", "test"), ("validation", "noisy validation")):
+        figure = f"{split}_accuracy"
+        if f"{figure}_last" in summary:
+            rows += [
+                (f"{name} accuracy, last epoch", _percent(summary[f"{figure}_last"])),
+                (
+                    "  mean of the last ten",
+                    _percent(summary[f"{figure}_mean_last_10"]),
+                ),
+                ("  best", _percent(summary[f"{figure}_best"])),
+            ]
+    rows += [
         ("mislabelled, memorized", _percent(summary["memorized"])),
         ("mislabelled, corrected", _percent(summary["corrected"])),
         ("time", f"{summary['elapsed_seconds']:.1f} s on {summary['device']}"),

@@ -17,7 +17,7 @@ from dal_jax.config import TrainConfig
 from dal_jax.errors import InputError
 from dal_jax.noise import NoiseRecord
 
-_FILES = ("config.json", "noise.npz", "metrics.jsonl", "summary.json", "report.html")
+_FILES = ("config.json", "noise.npz", "metrics.jsonl", "summary.json")
 _DIRECTORIES = ("checkpoints", "damaged_checkpoints", "profile")
 
 

@@ -17,8 +17,10 @@ def train(config, params, gradients):
     params = jnp.asarray(params)
     state = optimizer.init(params)
     course = []
-    for gradient in gradients:
-        updates, state = optimizer.update(jnp.asarray(gradient), state, params)
+    for step, gradient in enumerate(gradients):
+        updates, state = optimizer.update(
+            jnp.asarray(gradient), state, params, step=step
+        )
         params = optax.apply_updates(params, updates)
         course.append(np.asarray(params))
     return np.array(course)
