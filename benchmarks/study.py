@@ -200,7 +200,7 @@ def _main(config: TrainConfig, values: flags.FlagValues) -> None:
     )
 
 
-def run_command(command: Any, define_flags: Any, description: str) -> None:
+def run_command(command: Any, define_flags: Any, description: str | None) -> None:
     """Runs a study's command; Ctrl-C ends it with the line that says how to go on."""
     from dal_jax.training.loop import Interrupted
 
