@@ -29,7 +29,7 @@ from absl import flags
 
 from dal_jax import cli
 from dal_jax.config import TrainConfig
-from dal_jax.errors import InputError
+from dal_jax.errors import InputError, unknown_name
 
 _NOISES = ("symmetric", "asymmetric", "instance")
 
@@ -123,6 +123,9 @@ def _main(config: TrainConfig, values: flags.FlagValues) -> None:
         ),
     }
     description = machine.describe()
+    unknown = [part for part in values.parts if part not in parts]
+    if unknown:
+        raise unknown_name("part", unknown[0], parts)
     for part in values.parts:
         result, text = parts[part]()
         text = f"{text}\n\n{machine.markdown(description)}"

@@ -154,7 +154,7 @@ def dal_objective(
     )
     if soft:
         return loss
-    own = jnp.argmax(jax.lax.stop_gradient(logits), axis)
+    own = jnp.argmax(jax.lax.stop_gradient(jnp.asarray(logits)), axis)
     return loss + weight * ce(logits, own, axis=axis, where=where)
 
 

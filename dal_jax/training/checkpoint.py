@@ -1,8 +1,8 @@
 """Checkpoints through Orbax: atomic, asynchronous, verified when they are read.
 
-Beside the arrays each checkpoint holds their digest. One that does not restore, or
-whose arrays do not have the digest, is moved aside and the newest whole one before it
-is taken.
+Beside the arrays each checkpoint holds their digest and that of the configuration. One
+that does not restore, or has other digests, is moved aside and the newest whole one
+before it is taken.
 """
 
 import gc
@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dal_jax.training.processes import any_process, barrier
+from dal_jax.training.processes import any_process, barrier, is_main_process
 from dal_jax.training.workdir import storing
 
 PyTree = Any
@@ -26,18 +26,22 @@ PyTree = Any
 class Checkpoints:
     """The checkpoints of one run: the newest few and the best by a metric."""
 
-    def __init__(self, directory: Path, keep: int, best: str | None = None):
+    def __init__(
+        self, directory: Path, keep: int, config_digest: int, best: str | None = None
+    ):
         """Opens the directory, which is made if need be.
 
         Args:
           directory: absolute.
           keep: how many of the newest are kept.
+          config_digest: of the run's configuration.
           best: a metric given to :meth:`save` by which the best one is kept as well.
         """
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
         self._directory = directory
+        self._config_digest = config_digest
         policies = ocp.checkpoint_managers
         kept: list[Any] = [policies.LatestN(keep)]
         if best is not None:
@@ -79,7 +83,7 @@ class Checkpoints:
                 metrics=metrics,
                 args=args.Composite(
                     arrays=args.StandardSave(arrays),
-                    digest=args.JsonSave({"crc32": _digest(arrays)}),
+                    digest=args.JsonSave(self._digests(arrays)),
                 ),
                 force=True,
             )
@@ -143,13 +147,19 @@ class Checkpoints:
                 arrays=args.StandardRestore(abstract), digest=args.JsonRestore()
             ),
         )
-        if _digest(restored.arrays) != restored.digest["crc32"]:
+        digests = self._digests(restored.arrays)
+        if restored.digest["config"] != digests["config"]:
+            raise ValueError("it is of a run with another configuration")
+        if restored.digest["arrays"] != digests["arrays"]:
             raise ValueError("its arrays are not those that were saved")
         return restored.arrays
 
+    def _digests(self, arrays: PyTree) -> dict[str, int]:
+        return {"arrays": _digest(arrays), "config": self._config_digest}
+
     def _set_aside(self, step: int) -> None:
         self._manager.close()
-        if jax.process_index() == 0:
+        if is_main_process():
             aside = self._directory.with_name("damaged_checkpoints")
             aside.mkdir(exist_ok=True)
             taken = sum(1 for _ in aside.iterdir())

@@ -58,6 +58,7 @@ def _define_flags(values: flags.FlagValues) -> None:
 
 def _train(config: TrainConfig, values: flags.FlagValues) -> None:
     from dal_jax.training import loop, processes, summary
+    from dal_jax.training.workdir import StorageError
 
     if values.compilation_cache:
         cli.use_compilation_cache()
@@ -83,7 +84,7 @@ def _train(config: TrainConfig, values: flags.FlagValues) -> None:
         cli.end(error, 128 + error.signal_number)
     except loop.NonFiniteError as error:
         cli.end(error, 1)
-    except loop.StorageError as error:
+    except StorageError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         # The writers that were cut short would complain at length as Python exits.
         os._exit(1)

@@ -25,8 +25,7 @@ from dal_jax.training.processes import (
     refuse_together,
 )
 from dal_jax.training.state import TrainMetrics
-from dal_jax.training.workdir import StorageError as StorageError
-from dal_jax.training.workdir import Workdir
+from dal_jax.training.workdir import Workdir, config_digest
 
 
 class NonFiniteError(RuntimeError):
@@ -112,7 +111,9 @@ def _train(
     profile: bool,
 ) -> dict[str, Any]:
     best = "validation_accuracy" if "validation" in experiment.evaluations else None
-    checkpoints = Checkpoints(files.checkpoints, config.keep_checkpoints, best)
+    checkpoints = Checkpoints(
+        files.checkpoints, config.keep_checkpoints, config_digest(config), best
+    )
     try:
         with _stop_signals() as stopped:
             run = _Run(config, files, experiment, checkpoints, stopped, say)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,11 @@ class Workdir:
             file.write(json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def config_digest(config: TrainConfig) -> int:
+    """Returns a number that tells configurations apart."""
+    return zlib.crc32(json.dumps(_plain(config), sort_keys=True).encode())
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
