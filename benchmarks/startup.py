@@ -3,8 +3,8 @@
     python benchmarks/startup.py [--rounds=7] [--out=FILE.md]
 
 Imports are timed in processes of their own, in turn, and compared pair by pair. The
-runs are the README's, ``python train.py``, once with an empty compilation cache and once
-with what the first one left there.
+runs are the README's, ``python train.py``, once with an empty compilation cache and
+once with what the first one left there.
 """
 
 import argparse

@@ -68,9 +68,9 @@ def make_optimizer(
 def _scale_by_rate_of_step(
     learning_rate: optax.Schedule,
 ) -> optax.GradientTransformationExtraArgs:
-    def update(updates, state, params=None, *, step, **extra_args):
-        del params, extra_args
-        rate = learning_rate(step)
+    def update(updates, state, params=None, **extra_args):
+        del params
+        rate = jnp.asarray(learning_rate(extra_args["step"]))
         return jax.tree.map(lambda x: -rate * x, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: (), update)
