@@ -40,8 +40,8 @@ def first_classes(dataset: Dataset, max_classes: int) -> Dataset:
 
     The given labels alone decide which examples stay: an image of another class that is
     wrongly labelled as one of these is noise, and what is trained on must not depend on
-    clean labels. Where such an image is known, the split's clean labels are dropped, for
-    no class here is the right one.
+    clean labels. Where such an image is known, the split's clean labels are dropped,
+    for no class here is the right one.
 
     Args:
       dataset: any data set.

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dal_jax.config import AugmentationConfig
 from dal_jax.data import augment, color, geometry
 from dal_jax.errors import InputError
-from dal_jax.config import AugmentationConfig
 
 EVERYTHING = AugmentationConfig(
     crop_padding=2,
