@@ -45,3 +45,13 @@ def sum_over_classes(
     if num_classes < _LEAST or num_classes % _BLOCKS:
         return plain(logits, *rows)
     return jax.lax.platform_dependent(logits, *rows, cpu=folded, default=plain)
+
+
+def share_of_top(logits: jax.Array, top: jax.Array, axis: int) -> jax.Array:
+    """The derivative of the largest logit ``top``, which equal ones share."""
+
+    def is_top(logits, top):
+        return jnp.where(logits == top, 1, jnp.zeros_like(logits))
+
+    count = sum_over_classes(is_top, logits, (top,), axis)
+    return jnp.where(logits == top, 1 / count, 0)

@@ -10,12 +10,16 @@ arXiv:1906.03361. With :math:`c = t - 1`,
 which are the natural ones at :math:`t = 1`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.errors import InputError
 from dal_jax.losses import log_space
 from dal_jax.losses.dal import gce_term
+from dal_jax.losses.summation import share_of_top
 
 
 def bi_tempered(
@@ -74,41 +78,124 @@ def bi_tempered(
         raise InputError(f"num_iters is {num_iters}: expected 0 or more, such as 5")
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
     t1, t2 = jnp.asarray(t1, logits.dtype), jnp.asarray(t2, logits.dtype)
-    # Short of convergence the normaliser depends on where it starts, so the gradient
-    # goes through the maximum.
-    shifted = logits - jnp.max(logits, axis, keepdims=True)
-    log_p = _log_exp(shifted - _normalizer(axis, num_iters, shifted, t2), t2)
+    of_rows = _divergence if labels.ndim == logits.ndim else _divergence_from_label
+    return log_space.mask(of_rows(axis, num_iters, logits, labels, t1, t2), where)
+
+
+def _divergence(
+    axis: int,
+    num_iters: int,
+    logits: jax.Array,
+    labels: jax.Array,
+    t1: jax.Array,
+    t2: jax.Array,
+) -> jax.Array:
+    u, c, _, log_totals = _normalize(axis, num_iters, logits, t2)
+    log_total = log_totals[-1]
+    log_p = -_log_w(u, c, jnp.exp(-c * log_total)) / c - log_total
     power = 2 - t1
     mass = jnp.sum(jnp.exp(power * log_p), axis)
     if labels.ndim < logits.ndim:
         fit = gce_term(log_space.select_label(log_p, labels, axis), 1 - t1)
-        return log_space.mask(fit + (mass - 1) / power, where)
+        return fit + (mass - 1) / power
     log_y = jnp.log(jnp.where(labels > 0, labels, 1))
     own = gce_term(log_y, 1 - t1)
     fit = jnp.sum(labels * (gce_term(log_p, 1 - t1) - own), axis)
     own_mass = jnp.sum(jnp.where(labels > 0, jnp.exp(power * log_y), 0), axis)
-    return log_space.mask(fit + (mass - own_mass) / power, where)
+    return fit + (mass - own_mass) / power
 
 
-def _log_exp(u: jax.Array, t: jax.Array) -> jax.Array:
-    r"""Returns :math:`\log \exp_t u = -\log(1 - c u) / c` for ``u <= 0``."""
-    c = t - 1
-    return jnp.where(c == 0, u, -jnp.log1p(-c * u) / _nonzero(c))
+_divergence_from_label = jax.custom_jvp(_divergence, nondiff_argnums=(0, 1))
 
 
-def _normalizer(axis: int, num_iters: int, u: jax.Array, t: jax.Array) -> jax.Array:
-    r"""Returns :math:`\lambda` of ``u``, whose largest value is 0."""
-    c = t - 1
+@functools.partial(_divergence_from_label.defjvp, symbolic_zeros=True)
+def _divergence_from_label_jvp(axis, num_iters, primals, tangents):
+    logits, labels, t1, t2 = primals
+    d_logits, _, *d_temperatures = tangents
+    loss, gradient = _with_gradient(axis, num_iters, *primals)
+    tangent = jnp.zeros_like(loss)
+    if not isinstance(d_logits, SymbolicZero):
+        tangent += jnp.sum(gradient * d_logits, axis)
+    if not all(isinstance(d, SymbolicZero) for d in d_temperatures):
+        of_temperatures = functools.partial(
+            _divergence, axis, num_iters, logits, labels
+        )
+        directions = tuple(
+            jnp.zeros_like(t) if isinstance(d, SymbolicZero) else d
+            for t, d in zip((t1, t2), d_temperatures, strict=True)
+        )
+        tangent += jax.jvp(of_temperatures, (t1, t2), directions)[1]
+    return loss, tangent
 
-    def total(scale):
-        return jnp.sum(jnp.exp(_log_exp(scale * u, t)), axis, keepdims=True)
 
-    scale = jnp.ones_like(jnp.max(u, axis, keepdims=True))
-    for _ in range(num_iters):
-        scale = total(scale) ** -c
-    log_total = jnp.log(total(scale))
-    return jnp.where(c == 0, log_total, jnp.expm1(c * log_total) / _nonzero(c))
+def _with_gradient(axis, num_iters, logits, labels, t1, t2):
+    r"""The loss and its gradient: sums over the classes and one last pass.
+
+    With :math:`w_{ik} = 1 - c s_i u_k`, iteration :math:`i` is
+    :math:`Z_i = \sum_k w_{ik}^{-1/c}` and :math:`s_{i+1} = Z_i^{-c}`, so that
+
+    .. math::
+      d \log Z_i = \frac{s_i}{Z_i} \sum_k w_{ik}^{-1/c - 1}
+        (du_k - c u_k \, d \log Z_{i-1}), \qquad
+      d \log p_k = \frac{s_N du_k - d \log Z_{N-1}}{w_{Nk}}.
+    """
+    u, c, scales, log_totals = _normalize(axis, num_iters, logits, t2)
+    scale, log_total, power = jnp.exp(-c * log_totals[-1]), log_totals[-1], 2 - t1
+    log_w = _log_w(u, c, scale)
+    log_masses = -power * (log_w / c + log_total)
+    mass = jnp.sum(jnp.exp(log_masses), axis, keepdims=True)
+    own = jnp.exp(log_masses - log_w)
+    u_y = jnp.expand_dims(log_space.select_label(u, labels, axis), axis)
+    log_w_y = _log_w(u_y, c, scale)
+    log_p_y = -log_w_y / c - log_total
+    loss = gce_term(log_p_y, 1 - t1) + (mass - 1) / power
+    own_y = jnp.exp((1 - t1) * log_p_y - log_w_y)
+
+    def back(weight, iteration):
+        scale, log_total = iteration
+        weight *= scale * jnp.exp(-log_total)
+        slopes = jnp.exp((-1 / c - 1) * _log_w(u, c, scale))
+        pull = c * jnp.sum(u * slopes, axis, keepdims=True)
+        return -weight * pull, (weight, weight * (jnp.exp(log_total) + scale * pull))
+
+    missing = own_y - jnp.sum(own, axis, keepdims=True)
+    _, (weights, sums) = jax.lax.scan(back, missing, (scales, log_totals), reverse=True)
+    gradient = scale * own
+    for i in range(num_iters + 1):
+        slopes = jnp.exp((-1 / c - 1) * _log_w(u, c, scales[i]))
+        gradient += weights[i] * slopes
+    labelled = log_space.one_hot(labels, logits.shape, axis)
+    gradient -= jnp.where(labelled, scale * own_y, 0)
+    excess = jnp.sum(sums, 0) - scale * missing
+    gradient -= excess * share_of_top(u, jnp.zeros_like(scale), axis)
+    return jnp.squeeze(loss, axis), gradient
 
 
-def _nonzero(c: jax.Array) -> jax.Array:
-    return jnp.where(c == 0, 1, c)
+def _normalize(axis: int, num_iters: int, logits: jax.Array, t2: jax.Array):
+    r"""The tempered softmax, whose normaliser is found by fixed-point iteration.
+
+    Returns:
+      The logits below their maximum, :math:`c`, and of each iteration :math:`s_i` and
+      :math:`\log Z_i`.
+    """
+    # Near enough to the limit at t2 = 1 to equal it, without a case of its own.
+    c = jnp.where(t2 == 1, 1e-20, t2 - 1)
+    # Short of convergence the normaliser depends on where it starts, so the
+    # gradient goes through the maximum.
+    top = jnp.max(logits, axis, keepdims=True)
+    u = jnp.maximum(logits - top, jnp.finfo(logits.dtype).min)
+
+    def iterate(scale, _):
+        total = jnp.sum(jnp.exp(-_log_w(u, c, scale) / c), axis, keepdims=True)
+        log_total = jnp.log(total)
+        return jnp.exp(-c * log_total), (scale, log_total)
+
+    # Loops here and for the derivative, since of the same steps in a row XLA's CPU
+    # backend would write out all that two of them have in common.
+    start = jnp.ones_like(top)
+    _, (scales, log_totals) = jax.lax.scan(iterate, start, length=num_iters + 1)
+    return u, c, scales, log_totals
+
+
+def _log_w(u: jax.Array, c: jax.Array, scale: jax.Array) -> jax.Array:
+    return jnp.log1p(-c * scale * u)

@@ -208,3 +208,16 @@ def test_elr_targets_stay_below_one():
     value, back = jax.vjp(lambda z: losses.elr(z, jnp.array([0]), targets), logits)
     assert np.isfinite(value[0])
     assert np.all(np.isfinite(back(jnp.ones(1))[0]))
+
+
+@pytest.mark.parametrize("name", ["hard_bootstrapping", "bi_tempered"])
+@pytest.mark.parametrize("num_classes", [4, 512])
+def test_equal_largest_logits_share_the_gradient_of_the_maximum(name, num_classes, x64):
+    logits = jnp.zeros(num_classes).at[3].set(-1)
+
+    def loss(z):
+        return getattr(losses, name)(z, 3)
+
+    gradient = jax.grad(loss)(logits)
+    np.testing.assert_allclose(gradient.sum(), 0, atol=1e-12)
+    np.testing.assert_allclose(gradient[:3], gradient[0], rtol=1e-9)
