@@ -82,20 +82,19 @@ def _log_disagreement(axis: int, logits: jax.Array, targets: jax.Array) -> jax.A
 @_log_disagreement.defjvp
 def _log_disagreement_jvp(axis, primals, tangents):
     logits, targets = primals
-    value, exps, share = _disagreement(axis, logits, targets)
-    total = jnp.sum(exps, axis, keepdims=True)
-    gradient = exps * ((1 - targets) / share - 1 / total)
+    value, exps, share, total = _disagreement(axis, logits, targets)
+    gradient = exps * (1 / share - 1 / total - targets * (1 / share))
     return value, jnp.sum(gradient * tangents[0], axis)
 
 
 def _disagreement(axis, logits, targets):
     top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
     exps = jnp.exp(logits - top)
-    # As a sum of p (1 - t), which loses nothing where p and t agree.
-    share = jnp.sum(exps * (1 - targets), axis, keepdims=True)
+    # As a sum of p - p t, which loses nothing where p and t agree.
+    share = jnp.sum(exps - exps * targets, axis, keepdims=True)
     total = jnp.sum(exps, axis, keepdims=True)
     value = jnp.log(share) - jnp.log(total)
-    return jnp.squeeze(value, axis), exps, share
+    return jnp.squeeze(value, axis), exps, share, total
 
 
 def elr_targets(
@@ -128,7 +127,9 @@ def elr_targets(
     """
     targets = jnp.asarray(targets)
     logits = jax.lax.stop_gradient(jnp.asarray(logits)).astype(targets.dtype)
-    p = jnp.clip(jax.nn.softmax(logits, axis), _LEAST, 1 - _LEAST)
-    p /= jnp.sum(p, axis, keepdims=True)
+    exps = jnp.exp(logits - jnp.max(logits, axis, keepdims=True))
+    total = jnp.sum(exps, axis, keepdims=True)
+    bounded = jnp.minimum(jnp.maximum(exps, _LEAST * total), (1 - _LEAST) * total)
     beta = jnp.asarray(beta, targets.dtype)
-    return beta * targets + (1 - beta) * p
+    share = (1 - beta) / jnp.sum(bounded, axis, keepdims=True)
+    return beta * targets + share * bounded
