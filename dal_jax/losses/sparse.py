@@ -12,7 +12,6 @@ from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.losses import log_space
 from dal_jax.losses.dal import ce
-from dal_jax.losses.summation import sum_over_classes
 
 
 def ce_sr(
@@ -67,38 +66,77 @@ def ce_sr(
     temperature, p, weight = (
         jnp.asarray(x, logits.dtype) for x in (temperature, p, regularization_weight)
     )
+    of_rows = _loss if labels.ndim == logits.ndim else _loss_of_label
+    return log_space.mask(of_rows(axis, logits, labels, temperature, p, weight), where)
+
+
+def _loss(
+    axis: int,
+    logits: jax.Array,
+    labels: jax.Array,
+    temperature: jax.Array,
+    p: jax.Array,
+    weight: jax.Array,
+) -> jax.Array:
+    scaled = logits / (_norm(logits, axis)[1] * temperature)
+    powers = jnp.exp(p * log_space.log_probs(scaled, axis))
+    return ce(scaled, labels, axis=axis) + weight * jnp.sum(powers, axis)
+
+
+_loss_of_label = jax.custom_jvp(_loss, nondiff_argnums=(0,))
+
+
+@functools.partial(_loss_of_label.defjvp, symbolic_zeros=True)
+def _loss_of_label_jvp(axis, primals, tangents):
+    logits, labels, *parameters = primals
+    d_logits, _, *d_parameters = tangents
+    loss, gradient = _with_gradient(axis, *primals)
+    tangent = jnp.zeros_like(loss)
+    if not isinstance(d_logits, SymbolicZero):
+        tangent += jnp.sum(gradient * d_logits, axis)
+    if not all(isinstance(d, SymbolicZero) for d in d_parameters):
+        directions = tuple(
+            jnp.zeros_like(p) if isinstance(d, SymbolicZero) else d
+            for p, d in zip(parameters, d_parameters, strict=True)
+        )
+        of_parameters = functools.partial(_loss, axis, logits, labels)
+        tangent += jax.jvp(of_parameters, tuple(parameters), directions)[1]
+    return loss, tangent
+
+
+def _with_gradient(axis, logits, labels, temperature, p, weight):
+    r"""The loss and its gradient. With :math:`S = \sum_k s_k^p` that is the following.
+
+    .. math::
+      \frac{1}{\tau \, \|z\|} \left(g - z \frac{g \cdot z}{\|z\|^2}\right), \qquad
+      g_k = s_k - [k = y] + \lambda p \, (s_k^p - s_k S).
+    """
+    square, norm = _norm(logits, axis)
+    scale = 1 / (norm * temperature)
+    top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
+    below = (logits - top) * scale
+    exps, powers = jnp.exp(below), jnp.exp(p * below)
+
+    def total(values):
+        return jnp.sum(values, axis, keepdims=True)
+
+    log_total = jnp.log(total(exps))
+    of_powers = jnp.exp(-p * log_total)
+    power_sum = total(powers) * of_powers
+    own = jnp.expand_dims(log_space.select_label(logits, labels, axis), axis)
+    loss = log_total - (own - top) * scale + weight * power_sum
+    of_exps = (1 - weight * p * power_sum) * jnp.exp(-log_total)
+    of_powers *= weight * p
+    along = of_exps * total(exps * logits) + of_powers * total(powers * logits) - own
+    of_logits = jnp.where(square == 0, 0, scale * along / norm**2)
+    others = (scale * of_exps) * exps + (scale * of_powers) * powers
+    others -= of_logits * logits
+    labelled = log_space.one_hot(labels, logits.shape, axis)
+    gradient = jnp.where(labelled, others - scale, others)
+    return jnp.squeeze(loss, axis), gradient
+
+
+def _norm(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     square = jnp.sum(logits**2, axis, keepdims=True)
     # The inner select keeps the derivative of the root finite at zero.
-    norm = jnp.sqrt(jnp.where(square == 0, 1, square))
-    scaled = logits / (norm * temperature)
-    fit = ce(scaled, labels, axis=axis)
-    return log_space.mask(fit + weight * _power_sum(axis, scaled, p), where)
-
-
-def _power_sum_of(axis: int, logits: jax.Array, p: jax.Array) -> jax.Array:
-    def of_class(logits, top, p):
-        return jnp.exp(p * (logits - top))
-
-    top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
-    log_total = jnp.log(jnp.sum(jnp.exp(logits - top), axis))
-    powers = sum_over_classes(of_class, logits, (top, p), axis)
-    return jnp.squeeze(powers, axis) * jnp.exp(-p * log_total)
-
-
-_power_sum = jax.custom_jvp(_power_sum_of, nondiff_argnums=(0,))
-
-
-@functools.partial(_power_sum.defjvp, symbolic_zeros=True)
-def _power_sum_jvp(axis, primals, tangents):
-    logits, p = primals
-    d_logits, d_p = tangents
-    value = _power_sum(axis, logits, p)
-    tangent = jnp.zeros_like(value)
-    if not isinstance(d_logits, SymbolicZero):
-        log_s = log_space.log_probs(logits, axis)
-        shares = jnp.exp(p * log_s) - jnp.exp(log_s) * jnp.expand_dims(value, axis)
-        tangent += jnp.sum(p * shares * d_logits, axis)
-    if not isinstance(d_p, SymbolicZero):
-        of_p = functools.partial(_power_sum_of, axis, logits)
-        tangent += jax.jvp(of_p, (p,), (d_p,))[1]
-    return value, tangent
+    return square, jnp.sqrt(jnp.where(square == 0, 1, square))
