@@ -128,7 +128,7 @@ def _ce_of_top_jvp(axis, primals, tangents):
     total = jnp.sum(exps, axis, keepdims=True)
     # Finding the index of the largest takes far longer than comparing with it.
     gradient = exps / total - share_of_top(logits, top, axis)
-    return jnp.squeeze(jnp.log(total), axis), jnp.sum(gradient * d_logits, axis)
+    return _ce_of_top(axis, logits), jnp.sum(gradient * d_logits, axis)
 
 
 def _weighted_ce(log_p: jax.Array, beta: jax.Array) -> jax.Array:

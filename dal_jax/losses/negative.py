@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dal_jax.losses import log_space
+from dal_jax.losses.summation import sum_over_classes
 
 
 def nlnl(
@@ -62,22 +63,73 @@ def nlnl(
     num_classes = logits.shape[axis]
     chex.assert_rank(labels, logits.ndim - 1)
     drawn = jax.random.randint(key, (num_negatives, labels.size), 1, num_classes)
-    negatives = (labels.reshape(-1) + drawn) % num_classes
-    counts = jnp.zeros((labels.size, num_classes), logits.dtype)
-    counts = counts.at[jnp.arange(labels.size), negatives].add(1 / num_negatives)
+    negatives = (labels.reshape(-1) + drawn).T % num_classes
+    weights = jnp.full(negatives.shape, 1 / num_negatives, logits.dtype)
     if class_weights is not None:
         chex.assert_shape(class_weights, (num_classes,))
-        counts *= jnp.asarray(class_weights, logits.dtype)
-    counts = jnp.moveaxis(counts.reshape(*labels.shape, num_classes), -1, axis)
-    complement = log_complement(log_space.log_probs(logits, axis), axis)
-    return log_space.mask(-jnp.sum(counts * complement, axis), where)
+        weights *= jnp.asarray(class_weights, logits.dtype)[negatives]
+    rows = jnp.moveaxis(logits, axis, -1).reshape(-1, num_classes)
+    loss = _against(rows, negatives, weights).reshape(labels.shape)
+    return log_space.mask(loss, where)
 
 
-def log_complement(log_p: jax.Array, axis: int) -> jax.Array:
-    r"""Returns :math:`\log(1 - p_k)` of every class, exact for :math:`p_k` near 1."""
-    own = jnp.expand_dims(jnp.argmax(jax.lax.stop_gradient(log_p), axis), axis)
-    is_top = jax.lax.broadcasted_iota(own.dtype, log_p.shape, axis) == own
-    # 1 - p of the top class is the sum of the others; no other class exceeds 1/2.
-    others = jnp.where(is_top, -jnp.inf, log_p)
-    of_top = jax.nn.logsumexp(others, axis, keepdims=True)
-    return jnp.where(is_top, of_top, jnp.log1p(-jnp.exp(jnp.where(is_top, -1, log_p))))
+@jax.custom_jvp
+def _against(logits: jax.Array, negatives: jax.Array, weights: jax.Array) -> jax.Array:
+    """The weighted sum over the negatives ``[rows, num_negatives]``."""
+    return jnp.sum(weights * jax.nn.softplus(_Odds(logits, negatives).log_odds), -1)
+
+
+@_against.defjvp
+def _against_jvp(primals, tangents):
+    (logits, negatives, weights), (d_logits, _, d_weights) = primals, tangents
+    odds = _Odds(logits, negatives)
+    surprise = jax.nn.softplus(odds.log_odds)
+    tangent = jnp.sum(surprise * d_weights, -1)
+    gradient = odds.gradient(weights * jax.nn.sigmoid(odds.log_odds))
+    return jnp.sum(weights * surprise, -1), tangent + jnp.sum(gradient * d_logits, -1)
+
+
+class _Odds:
+    r"""Log-odds :math:`\log(p_n / (1 - p_n))`, exact however sure the prediction.
+
+    All but a single most probable class leave :math:`1 - p_n` as a difference; for that
+    one it is the sum over the classes below it, on a scale of their own.
+    """
+
+    def __init__(self, logits: jax.Array, negatives: jax.Array):
+        self.logits, self.negatives = logits, negatives
+        self.top = jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
+        # As many as there are, but as exponentials, so as to be differentiated again.
+        equal = sum_over_classes(_equal, logits, (self.top,), 1)
+        below = jnp.where(logits == self.top, -jnp.inf, logits)
+        second = jax.lax.stop_gradient(jnp.max(below, -1, keepdims=True))
+        second = jnp.where(jnp.isfinite(second), second, self.top)
+        total = jnp.sum(jnp.exp(below - second), -1, keepdims=True)
+        total = jnp.maximum(total, jnp.finfo(logits.dtype).tiny)
+        # Relative to the largest logit, as all that follows.
+        self.log_below = second - self.top + jnp.log(total)
+        shifted = jnp.take_along_axis(logits, negatives, -1) - self.top
+        self.alone = (shifted == 0) & (equal == 1)
+        self.exps = jnp.exp(shifted)
+        others = equal + jnp.exp(self.log_below) - self.exps
+        self.others = jnp.where(self.alone, 1, others)
+        log_others = jnp.where(self.alone, self.log_below, jnp.log(self.others))
+        self.log_odds = shifted - log_others
+
+    def gradient(self, slopes: jax.Array) -> jax.Array:
+        """Of a function of the log-odds with the ``slopes`` given."""
+        # Each negative is pulled up and pushes each other class by its share of them.
+        pushes = jnp.where(self.alone, 0, slopes / self.others)
+        of_top = jnp.sum(pushes, -1, keepdims=True)
+        origin = jnp.minimum(self.log_below, 0)
+        of_alone = jnp.where(self.alone, slopes, 0) * jnp.exp(origin - self.log_below)
+        of_others = of_top * jnp.exp(origin) + jnp.sum(of_alone, -1, keepdims=True)
+        is_top = self.logits == self.top
+        shifted = self.logits - self.top - jnp.where(is_top, 0, origin)
+        pushed = jnp.where(is_top, of_top, of_others) * jnp.exp(shifted)
+        pulled = jnp.arange(len(self.logits))[:, None], self.negatives
+        return (-pushed).at[pulled].add(slopes + pushes * self.exps)
+
+
+def _equal(logits: jax.Array, top: jax.Array) -> jax.Array:
+    return jnp.where(logits == top, jnp.exp(logits - top), 0)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dal_jax import losses
-from dal_jax.losses.negative import log_complement
+from dal_jax.losses.negative import _against
 
 RNG = np.random.default_rng(5)
 LOGITS = RNG.normal(0, 2, (40, 6))
@@ -130,14 +130,36 @@ def test_asymmetric_losses_are_no_constant_sums():
         assert abs(sums[0] - sums[1]) > 1e-2
 
 
-@pytest.mark.parametrize("logit", [0.0, 20.0, 80.0, 500.0])
-def test_the_logarithm_of_the_complement_is_exact(logit):
-    logits = jnp.array([logit, 0.0, -1.0, 0.0], jnp.float32)
-    actual = log_complement(jax.nn.log_softmax(logits), 0)
-    wide = np.array(logits, np.float64)
-    total = np.logaddexp.reduce(wide)
-    others = [np.logaddexp.reduce(np.delete(wide, k)) - total for k in range(4)]
-    np.testing.assert_allclose(actual, others, rtol=1e-5, atol=1e-6)
+def plainly_against(logits, negatives, weights):
+    def without(n):
+        rest = jnp.where(jnp.arange(logits.shape[-1]) == n, -jnp.inf, logits)
+        return jax.nn.logsumexp(logits) - jax.nn.logsumexp(rest)
+
+    return jnp.sum(weights * jax.vmap(without)(negatives))
+
+
+@pytest.mark.parametrize(
+    "top", [[0.5], [20.0], [80.0], [500.0], [2.0, 2.0], [900.0] * 2]
+)
+def test_the_logarithm_of_the_complement_is_exact(top, x64):
+    # All classes, one of them twice, and the top alone; sure, tied, or neither.
+    logits = jnp.array([*top, 0.0, -1.0, 0.0])
+    every = [*range(len(logits)), 1]
+    for negatives in (every, [0]):
+        negatives = jnp.array(negatives)
+        weights = jnp.linspace(0.5, 1, len(negatives))
+
+        def against(z, negatives=negatives, weights=weights):
+            return _against(z[None], negatives[None], weights[None])[0]
+
+        def plain(z, negatives=negatives, weights=weights):
+            return plainly_against(z, negatives, weights)
+
+        for derive in (lambda f: f, jax.grad, jax.hessian):
+            actual, expected = derive(against)(logits), derive(plain)(logits)
+            np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
+        narrow = jax.grad(against)(logits.astype(jnp.float32))
+        np.testing.assert_allclose(narrow, jax.grad(plain)(logits), atol=1e-6)
 
 
 @pytest.mark.parametrize("num_negatives", [1, 3])
