@@ -132,7 +132,7 @@ def _with_gradient(axis, logits, labels, temperature, p, weight):
     others = (scale * of_exps) * exps + (scale * of_powers) * powers
     others -= of_logits * logits
     labelled = log_space.one_hot(labels, logits.shape, axis)
-    gradient = jnp.where(labelled, others - scale, others)
+    gradient = others - jnp.where(labelled, scale, 0)
     return jnp.squeeze(loss, axis), gradient
 
 
