@@ -116,12 +116,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being saved and lets go of the directory."""
-        try:
-            with storing(self._directory):
-                self._manager.wait_until_finished()
-                self._manager.close()
-        finally:
-            threading.excepthook, sys.excepthook, sys.unraisablehook = self._hooks
+        with storing(self._directory):
+            self._manager.wait_until_finished()
+            self._manager.close()
+        # After a failure they stay, for what failed goes on complaining.
+        threading.excepthook, sys.excepthook, sys.unraisablehook = self._hooks
 
     # What Orbax raises outside of a call comes back from the next save or from close,
     # or came from restore: it is not to be told twice, and not in its own words.
@@ -136,7 +135,10 @@ class Checkpoints:
 
     def _reader_dropped(self, failure: Any) -> None:
         code = getattr(failure.object, "cr_code", None)
-        if code is None or "orbax" not in code.co_filename:
+        of_orbax = code is not None and "orbax" in code.co_filename
+        # The last callback of a read or write that failed finds its loop gone.
+        late = str(failure.exc_value) == "Event loop is closed"
+        if not (of_orbax or late):
             self._hooks[2](failure)
 
     def _restore_step(self, step: int, abstract: PyTree) -> PyTree:
