@@ -174,7 +174,7 @@ def nce_agce(
       labels: integers ``[...]``, or distributions ``[..., num_classes]``, under which
         the loss is averaged.
       a: at least 0; scalar or ``[...]``.
-      q: above 0; scalar or ``[...]``.
+      q: at least 0; scalar or ``[...]``.
       alpha: weight of the active loss, at least 0; scalar or ``[...]``.
       beta: weight of the passive loss, at least 0; scalar or ``[...]``.
       axis: the class axis of ``logits``.

@@ -98,8 +98,12 @@ def backward_correction(
     .. math::
       L = -\sum_k (T^{-1})_{yk} \log p_k
 
-    Its mean over the noisy labels is the cross entropy of the clean one. The loss may
-    be negative and is unbounded below, so a network that can memorise will.
+    Its mean over the noisy labels is the cross entropy of the clean one. Because the
+    inverse has negative entries, the loss of a label is negative once the network is
+    sure of it, and unbounded below: a network that memorises lowers it without end,
+    while its logits and gradients grow. The authors' code stops at probabilities of
+    1e-7, beyond which the gradient vanishes; here it stays exact, and the optimizer has
+    to bound it: clip its global norm (``--config.optimizer.clip_norm``).
 
     Args:
       logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in

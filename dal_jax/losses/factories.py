@@ -140,7 +140,10 @@ def make_nlnl(
     num_negatives: int = 1,
     class_weights: jax.typing.ArrayLike | None = None,
 ) -> PureLoss:
-    """Returns negative learning; seed, step and example decide the labels drawn."""
+    """Returns negative learning; seed, step and example decide the labels drawn.
+
+    The example is its ``index``, or without one its place in the batch.
+    """
 
     def apply(logits, labels, step, index=None):
         key = jax.random.fold_in(jax.random.key(seed), step)

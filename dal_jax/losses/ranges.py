@@ -1,7 +1,8 @@
-"""Where the hyper-parameters of the losses make sense.
+"""The interval of every hyper-parameter within which its loss is defined.
 
-Checked when a loss is made by name, so that a wrong value ends a run before anything
-is written. The losses themselves never look at values, which may be traced.
+:func:`check_ranges` compares plain numbers with it when a loss is made by name, so that
+a wrong one ends a run before anything is written. The losses themselves never look at
+values, which may be traced; what is wrong with them then is not noticed.
 """
 
 import math

@@ -133,6 +133,8 @@ def make(
     Returns:
       ``loss(logits, labels, step)`` with logits ``[..., num_classes]``, integer labels
       or distributions and a step that may be traced; the result has shape ``[...]``.
+      ``nlnl`` draws by the step and an example's place in ``labels``, which differs
+      between batches; :func:`make_stateful` draws by its place in the training set.
 
     Raises:
       InputError: if the loss, the preset or a hyper-parameter is unknown, if a

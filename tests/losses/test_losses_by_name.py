@@ -56,8 +56,14 @@ def test_presets_hold_what_the_losses_accept(preset):
     for name in held:
         value = apply(made(name, preset=preset, steps_per_epoch=5))
         assert np.all(np.isfinite(value))
-    assert {"dal", "gce", "sce", "ce_sr"} <= set(held)
+    assert all(presets.holds(preset, name) for name in held)
+    assert not presets.holds(preset, "ce")
     assert presets.preset_values(preset, "ce") == {}
+
+
+@pytest.mark.parametrize("preset", ["cifar10", "cifar100", "webvision"])
+def test_published_presets_hold_the_losses_compared_with_dal(preset):
+    assert {"dal", "gce", "sce", "ce_sr"} <= set(presets._PRESETS[preset])
 
 
 def test_a_preset_is_overridden_by_what_is_given():
