@@ -62,6 +62,16 @@ def test_losses_that_assume_a_noise_rate_are_told_it(study):
     assert study.configure(base, "ce", noise, 0).loss.noise_rate is None
 
 
+def test_a_preset_counts_for_the_losses_that_it_holds(study):
+    base, noise = TrainConfig(), study.parse_noise("symmetric:0.2")
+    base.loss.preset = "digits"
+    assert study.configure(base, "nnce", noise, 0).loss.preset == "digits"
+    assert study.configure(base, "gce", noise, 0).loss.preset is None
+    base.loss.preset = "digit"
+    with pytest.raises(InputError, match="did you mean 'digits'"):
+        study.configure(base, "gce", noise, 0)
+
+
 def test_a_study_is_refused_as_a_whole_before_its_first_run(study, tmp_path):
     arguments = (["ce", "forward_correction"], [study.parse_noise("file:labels.npy")])
     with pytest.raises(InputError, match="noise_rate"):

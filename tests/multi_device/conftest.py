@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_with_devices():
     """Runs code in a process of its own that has so many CPU devices.
 
