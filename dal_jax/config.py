@@ -29,7 +29,7 @@ class DatasetConfig:
     channels: int | None = None  # 1 (grey) or 3 (colour)
     on_unreadable: str = "stop"  # stop | skip
     storage: str = "auto"  # auto | memory | stream
-    workers: int = 0  # decoding processes of a stream; 0: threads only
+    workers: int | None = None  # decoding processes of a stream; 0: threads
     cache_dir: str | None = None  # where decoded images are kept; "" keeps none
 
 

@@ -6,34 +6,40 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dal_jax.data.images import stack
-from dal_jax.data.split import ImageSource, Split
+from dal_jax.data import workers as processes
+from dal_jax.data.decode import decode_batch
+from dal_jax.data.images import ArrayImages, DecodeBatch, EncodedImages, stack
+from dal_jax.data.split import ImageSource, Split, Subset
 from dal_jax.errors import InputError
+
+# In the third of a second that workers take to start, threads decode about as many.
+_IMAGES_WORTH_WORKERS = 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batches:
     """Grain's view: element ``i`` is the whole batch of step ``i``.
 
-    One thread decodes a whole batch, because handing over single images costs more
-    than a quarter of the speed at 256 x 256 pixels.
+    One thread decodes a whole batch or has it decoded, because handing over single
+    images costs more than a quarter of the speed at 256 x 256 pixels.
     """
 
     images: np.ndarray | ImageSource
     order: np.ndarray
+    decode_batch: DecodeBatch
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, step) -> np.ndarray:
-        return stack(self.images, self.order[int(step)])
+        return stack(self.images, self.order[int(step)], self.decode_batch)
 
 
 def stream(
     split: Split,
     order: np.ndarray,
     *,
-    workers: int = 0,
+    workers: int | None = None,
     threads: int | None = None,
     prefetch: int = 2,
 ) -> Iterator[np.ndarray]:
@@ -45,11 +51,11 @@ def stream(
     Args:
       split: its images in memory or streamed.
       order: ints ``[steps, batch]``, positions in the split.
-      workers: processes that decode; 0 decodes in threads of this process, which
-        Pillow lets run at once. A program that sets more must be importable without
-        side effects (``if __name__ == "__main__"``), as it is started anew in each.
-      threads: in each process; default one a core here, or one a worker.
-      prefetch: how many batches a thread is ahead at most.
+      workers: processes that decode files, see :mod:`dal_jax.data.workers`; 0 decodes
+        in threads of this process. By default one a core, where there are several and
+        the order has a thousand images. Arrays need no decoding and never get any.
+      threads: in this process, where there are no workers; default one a core.
+      prefetch: how many batches a worker or thread is ahead at most.
 
     Yields:
       uint8 ``[batch, H, W, C]``.
@@ -76,12 +82,19 @@ def stream(
             f"order has positions {order.min()} to {order.max()}, expected 0 to "
             f"{len(split) - 1}: it belongs to another split"
         )
-    return _stream(_Batches(split.images, order), workers, threads, prefetch)
+    images = split.images.source if isinstance(split.images, Subset) else split.images
+    encoded = isinstance(images, EncodedImages) and not isinstance(images, ArrayImages)
+    if workers is None:
+        pays = _cores() > 1 and order.size >= _IMAGES_WORTH_WORKERS
+        workers = _cores() if pays and processes.supported() else 0
+    if workers and encoded:
+        decode = processes.pool(workers).decode_batch
+        return _stream(_Batches(split.images, order, decode), workers, prefetch)
+    batches = _Batches(split.images, order, decode_batch)
+    return _stream(batches, threads or _cores(), prefetch)
 
 
-def _stream(
-    batches: _Batches, workers: int, threads: int | None, prefetch: int
-) -> Iterator[np.ndarray]:
+def _stream(batches: _Batches, threads: int, prefetch: int) -> Iterator[np.ndarray]:
     try:
         import grain
     except ImportError:
@@ -89,25 +102,14 @@ def _stream(
             "streaming needs grain: pip install 'dal_jax[data]', or set "
             "dataset.storage=memory"
         ) from None
-    threads = threads or (1 if workers else os.cpu_count() or 1)
     options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=threads * prefetch
     )
     source = grain.MapDataset.source(batches)  # pyright: ignore[reportArgumentType]
-    dataset = source.to_iter_dataset(options)
-    if workers:
-        _allow_flags()
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(
-                num_workers=workers, per_worker_buffer_size=prefetch
-            )
-        )
-    yield from dataset
+    yield from source.to_iter_dataset(options)
 
 
-def _allow_flags():
-    # Grain's workers read absl flags, which only a program run by absl has parsed.
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -10,7 +10,7 @@
 """
 
 import io
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 class UnreadableImage(Exception):
     """An image that does not decode; the message is the reason alone."""
+
+
+class OtherSize(Exception):
+    """An image of another size than expected; the message is ``width x height``."""
+
+
+# The row of each image that could not be written to a batch, and why.
+Failures = Sequence[tuple[int, UnreadableImage | OtherSize]]
 
 
 def decode(
@@ -70,16 +78,65 @@ def decode(
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
+def decode_rows(
+    out: np.ndarray,
+    encoded: Sequence[str | bytes | np.ndarray],
+    channels: int,
+    image_size: int | None,
+) -> Iterator[tuple[int, UnreadableImage | OtherSize]]:
+    """Decodes images into the rows of ``out``; yields those that cannot be.
+
+    Args:
+      out: uint8 ``[B, H, W, C]``, written to.
+      encoded: what :func:`decode` takes, ``B`` of them.
+      channels: see :func:`decode`.
+      image_size: see :func:`decode`.
+
+    Yields:
+      The row and the error of each image that does not decode or not to ``H x W``.
+    """
+    for row, one in enumerate(encoded):
+        try:
+            pixels = decode(one, channels, image_size)
+            if pixels.shape != out.shape[1:]:
+                height, width = pixels.shape[:2]
+                raise OtherSize(f"{width} x {height}")
+            out[row] = pixels
+        except (UnreadableImage, OtherSize) as error:
+            yield row, error
+
+
+def decode_batch(
+    shape: tuple[int, ...],
+    encoded: Sequence[str | bytes | np.ndarray],
+    channels: int,
+    image_size: int | None,
+) -> tuple[np.ndarray, Failures]:
+    """Decodes images into one new array.
+
+    Args:
+      shape: ``(B, H, W, C)``.
+      encoded: what :func:`decode` takes, ``B`` of them.
+      channels: see :func:`decode`.
+      image_size: see :func:`decode`.
+
+    Returns:
+      uint8 ``[B, H, W, C]``, and what :func:`decode_rows` yields.
+    """
+    out = np.empty(shape, np.uint8)
+    return out, list(decode_rows(out, encoded, channels, image_size))
+
+
 def _open(encoded: str | bytes | np.ndarray, image_size: int | None) -> "Image.Image":
     from PIL import Image, ImageOps
 
     if isinstance(encoded, np.ndarray):
         return Image.fromarray(encoded[..., 0] if encoded.shape[-1] == 1 else encoded)
-    if isinstance(encoded, bytes):
-        encoded_bytes = encoded
-    else:
-        encoded_bytes = Path(encoded).read_bytes()
-    image = Image.open(io.BytesIO(encoded_bytes))
+    if isinstance(encoded, str):
+        # Pillow itself reads a file in pieces, and a Path costs as much as the reading.
+        with io.FileIO(encoded) as file:
+            encoded = file.readall()
+    image = Image.open(io.BytesIO(encoded))
     if image_size is not None:
         # A JPEG can be decoded at a fraction of its size; twice the wanted size
         # leaves the antialiased resize what it needs.

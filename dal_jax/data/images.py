@@ -5,13 +5,26 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dal_jax.data.decode import UnreadableImage, decode
+from dal_jax.data.decode import (
+    Failures,
+    OtherSize,
+    UnreadableImage,
+    decode,
+    decode_batch,
+    decode_rows,
+)
 from dal_jax.data.split import ImageSource, Subset
 from dal_jax.errors import InputError
+
+# (shape, encoded, channels, image_size) -> (batch, failures), see decode.decode_batch
+DecodeBatch = Callable[
+    [tuple[int, ...], Sequence[str | bytes | np.ndarray], int, int | None],
+    tuple[np.ndarray, Failures],
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,17 +66,14 @@ class EncodedImages(abc.ABC):
     def _first_shape(self) -> tuple[int, ...]:
         for position in range(len(self)):
             try:
-                return self.decode(self.read(np.array([position]))[0]).shape
+                encoded = self.read(np.array([position]))[0]
+                return decode(encoded, self.channels, self.image_size).shape
             except UnreadableImage:
                 continue
         raise InputError(
             f"none of {len(self)} images decodes, the first is {self.name(0)}: "
             "expected image files that Pillow reads; check the path"
         )
-
-    def decode(self, encoded: str | bytes | np.ndarray) -> np.ndarray:
-        """Returns the pixels of one image, see :func:`dal_jax.data.decode.decode`."""
-        return decode(encoded, self.channels, self.image_size)
 
     def __getitem__(self, position: int) -> np.ndarray:
         return stack(self, np.array([position]))[0]
@@ -95,8 +105,7 @@ class FileImages(EncodedImages):
 class ArrayImages(EncodedImages):
     """Pixels that are an array already, resized or converted at access.
 
-    ``path`` is where the array is mapped from, if it is: worker processes then map
-    it too instead of receiving a copy.
+    ``path`` is where the array is mapped from, if it is.
     """
 
     array: np.ndarray
@@ -119,18 +128,6 @@ class ArrayImages(EncodedImages):
             return fingerprint_of_files([self.path])
         return hashlib.sha256(self.array.tobytes()).hexdigest()
 
-    def __getstate__(self) -> dict:
-        state = dict(vars(self))
-        if self.path is not None:
-            del state["array"]
-        return state
-
-    def __setstate__(self, state: dict):
-        if "array" not in state:
-            array = np.load(state["path"], mmap_mode="r", allow_pickle=False)
-            state = {**state, "array": with_channel_axis(array)}
-        vars(self).update(state)
-
 
 def with_channel_axis(images: np.ndarray) -> np.ndarray:
     """Returns images ``[N, H, W]`` as ``[N, H, W, 1]``, others as they are."""
@@ -149,12 +146,17 @@ def fingerprint_of_files(paths: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def stack(images: np.ndarray | ImageSource, positions: np.ndarray) -> np.ndarray:
+def stack(
+    images: np.ndarray | ImageSource,
+    positions: np.ndarray,
+    decode_batch: DecodeBatch = decode_batch,
+) -> np.ndarray:
     """Returns the images at some positions as one uint8 array ``[B, H, W, C]``.
 
     Args:
       images: the images of a split.
       positions: ints ``[B]``.
+      decode_batch: what decodes them, where they are encoded.
 
     Returns:
       The decoded images.
@@ -168,22 +170,31 @@ def stack(images: np.ndarray | ImageSource, positions: np.ndarray) -> np.ndarray
       [[[[4, 5]]], [[[0, 1]]]]
     """
     if isinstance(images, Subset):
-        return stack(images.source, images.positions[positions])
+        return stack(images.source, images.positions[positions], decode_batch)
     if isinstance(images, np.ndarray):
         return images[positions]
     if not isinstance(images, EncodedImages):
         return np.stack([images[position] for position in positions.tolist()])
-    batch = np.empty((len(positions), *images.shape), np.uint8)
-    for row, unreadable in decode_into(batch, images, positions):
+    batch, failures = decode_batch(
+        (len(positions), *images.shape),
+        images.read(positions),
+        images.channels,
+        images.image_size,
+    )
+    for row, error in failures:
         name = images.name(int(positions[row]))
+        if isinstance(error, OtherSize):
+            raise _other_size(images, name, error)
         raise InputError(
-            f"image {name} does not decode ({unreadable}): mend or remove it, or set "
+            f"image {name} does not decode ({error}): mend or remove it, or set "
             "dataset.on_unreadable=skip"
         )
     return batch
 
 
-def decode_into(out: np.ndarray, images: EncodedImages, positions: np.ndarray):
+def decode_into(
+    out: np.ndarray, images: EncodedImages, positions: np.ndarray
+) -> Iterator[tuple[int, UnreadableImage]]:
     """Decodes images into the rows of ``out``; yields ``(row, error)`` of unreadable.
 
     Args:
@@ -197,20 +208,16 @@ def decode_into(out: np.ndarray, images: EncodedImages, positions: np.ndarray):
     Raises:
       InputError: if an image has another size than the first of its source.
     """
-    for row, encoded in enumerate(images.read(positions)):
-        try:
-            pixels = images.decode(encoded)
-        except UnreadableImage as error:
-            yield row, error
-            continue
-        if pixels.shape != out.shape[1:]:
-            (height, width), (first_height, first_width) = (
-                pixels.shape[:2],
-                out.shape[1:3],
-            )
-            raise InputError(
-                f"image {images.name(int(positions[row]))} is {width} x {height} "
-                f"pixels, others are {first_width} x {first_height}: set "
-                "dataset.image_size to give all one size"
-            )
-        out[row] = pixels
+    encoded = images.read(positions)
+    for row, error in decode_rows(out, encoded, images.channels, images.image_size):
+        if isinstance(error, OtherSize):
+            raise _other_size(images, images.name(int(positions[row])), error)
+        yield row, error
+
+
+def _other_size(images: EncodedImages, name: str, size: OtherSize) -> InputError:
+    height, width, _ = images.shape
+    return InputError(
+        f"image {name} is {size} pixels, others are {width} x {height}: set "
+        "dataset.image_size to give all one size"
+    )

@@ -148,7 +148,7 @@ def _check(config: "DatasetConfig"):
             )
     if config.image_size is not None and config.image_size < 1:
         raise InputError(f"dataset.image_size={config.image_size}: expected at least 1")
-    if config.workers < 0:
+    if config.workers is not None and config.workers < 0:
         raise InputError(f"dataset.workers={config.workers}: expected 0 or more")
 
 

@@ -18,7 +18,7 @@ class ImageSource(Protocol):
     """Random access to decoded images that do not fit in memory together.
 
     ``shape`` is that of ONE image, ``(H, W, C)``; ``source[i]`` is a uint8 array of
-    that shape. Sources can be pickled, so that worker processes read them too.
+    that shape. Several threads may ask at once.
     """
 
     @property

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dal_jax import data
 from dal_jax.config import DatasetConfig
-from dal_jax.data import batches
+from dal_jax.data import batches, images
 from dal_jax.errors import InputError
 
 pytest.importorskip("grain")
@@ -60,9 +60,38 @@ def test_images_in_memory_stream_as_well(split):
     assert [batch.ravel().tolist() for batch in stream] == ORDER.tolist()
 
 
-@pytest.mark.slow
 def test_worker_processes_give_the_same(split):
-    assert values(batches.stream(split, ORDER, workers=2)) == ORDER.tolist()
+    for _ in range(2):
+        assert values(batches.stream(split, ORDER, workers=2)) == ORDER.tolist()
+    part = split.take(np.arange(11, 5, -1))
+    order = ORDER % 6
+    assert values(batches.stream(part, order, workers=2)) == (11 - order).tolist()
+
+
+@pytest.mark.parametrize(
+    ("cores", "steps", "expected"), [(3, 334, 3), (3, 333, None), (1, 334, None)]
+)
+def test_by_default_a_worker_a_core_where_it_pays(
+    split, monkeypatch, cores, steps, expected
+):
+    asked = []
+    monkeypatch.setattr(batches, "_cores", lambda: cores)
+    pool = batches.processes.pool
+    monkeypatch.setattr(
+        batches.processes, "pool", lambda count: asked.append(count) or pool(1)
+    )
+    order = np.resize(ORDER, [steps, 3])
+    assert values(batches.stream(split, order)) == order.tolist()
+    assert asked == ([expected] if expected else [])
+
+
+def test_arrays_get_no_workers(split, monkeypatch):
+    monkeypatch.delattr(batches.processes, "pool")
+    pixels = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
+    arrays = images.ArrayImages(3, 2, pixels)
+    memory = data.Split(arrays, split.labels, split.index, None)
+    for batch, row in zip(batches.stream(memory, ORDER, workers=2), ORDER, strict=True):
+        assert batch[:, 1, 1, 2].tolist() == row.tolist()
 
 
 def test_stream_left_early_ends(split):
@@ -73,10 +102,18 @@ def test_stream_left_early_ends(split):
         next(stream)
 
 
-def test_image_that_no_longer_decodes_is_named(split):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_image_that_no_longer_decodes_is_named(split, workers):
     Path(split.images.paths[3]).write_bytes(b"spoilt since")
-    with pytest.raises(InputError, match=r"image .*03\.png does not decode"):
-        list(batches.stream(split, np.array([[1, 2], [3, 4]])))
+    with pytest.raises(InputError, match=r"image .*03\.png does not decode \(not an"):
+        list(batches.stream(split, np.array([[1, 2], [3, 4]]), workers=workers))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_image_that_has_changed_its_size_is_named(split, workers):
+    Image.new("RGB", (7, 4)).save(split.images.paths[3])
+    with pytest.raises(InputError, match=r"03\.png is 7 x 4 pixels, others are 5 x 4"):
+        list(batches.stream(split, np.array([[1, 2], [3, 4]]), workers=workers))
 
 
 @pytest.mark.parametrize(

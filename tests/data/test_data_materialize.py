@@ -23,11 +23,14 @@ def root(tmp_path):
 @pytest.fixture
 def decoded(monkeypatch):
     """Counts the images that are decoded."""
-    from dal_jax.data import images
+    from dal_jax.data import decode, images
 
     count = []
-    decode = images.decode
-    monkeypatch.setattr(images, "decode", lambda *x: count.append(1) or decode(*x))
+    original = decode.decode
+    for module in (decode, images):
+        monkeypatch.setattr(
+            module, "decode", lambda *x: count.append(1) or original(*x)
+        )
     return count
 
 
