@@ -1,34 +1,36 @@
 """How fast a folder of JPEG images streams, next to what Pillow alone decodes.
 
-    python benchmarks/decoding.py [--count=10000] [--side=256] [--workers=0]
+    python benchmarks/decoding.py [--count=10000] [--side=256] [--workers=N]
 
 Makes the images in a temporary directory, then measures in turns, so that a noisy
-machine hits all alike: Pillow in a plain loop on one core; the same loop in one process
-a core, all at once; and ``batches.stream``, over as many images. Two ratios of images
-per second are printed: the stream's over that of the processes, which is what Pillow
-alone can do here, and over that of one core times the cores, which asks more where
-cores share their execution units or have other work.
+machine hits all alike, each turn alone: Pillow in a plain loop in one process, the
+other cores idle; the same loop in one process a core, all at once; and
+``batches.stream``, with its default of workers or another. Two ratios are taken in
+every round: the stream's images a second over those of one process times the cores,
+which is the bar, and over those of the processes, which tells what the machine loses
+once all its cores decode.
+
+Every round has new processes: where its buffers happen to lie makes libjpeg up to
+1.4 times as fast in one process as in another, and the same for as long as it lives.
 """
 
 import argparse
-import concurrent.futures
+import contextlib
 import multiprocessing
 import os
-import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from dal_jax import data
-from dal_jax.config import DatasetConfig
-from dal_jax.data import batches
-
 BATCH = 32
 PREFETCH = 2
+STEPS = 60  # of a stream in a round
+SETTLE = 0.3  # seconds until a stream that nobody reads has decoded all it may
 
 
 def make_images(directory: Path, count: int, side: int):
@@ -41,38 +43,62 @@ def make_images(directory: Path, count: int, side: int):
         Image.fromarray(coarse).resize((side, side)).save(path, quality=90)
 
 
-def seconds_of_pillow(paths: tuple[str, ...]) -> float:
-    start = time.perf_counter()
+def decode_with_pillow(paths: Sequence[str]):
     for path in paths:
         with Image.open(path) as image:
             np.asarray(image.convert("RGB"))
-    return time.perf_counter() - start
 
 
-def speed_of_stream(stream: Iterator[np.ndarray], steps: int, ahead: int) -> float:
-    """Returns images per second, not counting batches decoded before it is called."""
+def speed_of_pillow(processes: list[ProcessPoolExecutor], paths: list[str]) -> float:
+    """Returns images per second of a plain loop over an equal share in each process."""
+    share = len(paths) // len(processes)
+    shares = [paths[i * share :][:share] for i in range(len(processes))]
+    for process in processes:
+        process.submit(decode_with_pillow, paths[:BATCH]).result()
+    time.sleep(SETTLE)
+    start = time.perf_counter()
+    pairs = zip(processes, shares, strict=True)
+    tasks = [process.submit(decode_with_pillow, share) for process, share in pairs]
+    for task in tasks:
+        task.result()
+    return share * len(processes) / (time.perf_counter() - start)
+
+
+def speed_of_stream(stream: Iterator[np.ndarray], ahead: int) -> float:
+    """Returns images per second, not counting the batches decoded before the turn."""
+    next(stream)
+    time.sleep(SETTLE)
     for _ in range(ahead):
         next(stream)
     start = time.perf_counter()
-    for _ in range(steps - ahead):
+    for _ in range(STEPS):
         next(stream)
-    return (steps - ahead) * BATCH / (time.perf_counter() - start)
+    return STEPS * BATCH / (time.perf_counter() - start)
+
+
+def report(name: str, values: np.ndarray, digits: int):
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    print(f"{name:36s} {median:7.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
 
 
 def main():
+    # Pillow's processes import this file and need none of these.
+    from dal_jax import data
+    from dal_jax.config import DatasetConfig
+    from dal_jax.data import batches, workers
+
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--rounds", type=int, default=20)
     flags = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-
+    ahead = PREFETCH * (flags.workers or cores)
     spawn = multiprocessing.get_context("spawn")
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        concurrent.futures.ProcessPoolExecutor(cores, spawn) as pool,
-    ):
+    rng = np.random.default_rng(0)
+
+    with tempfile.TemporaryDirectory() as directory:
         make_images(Path(directory), flags.count, flags.side)
         config = DatasetConfig(
             name="folder", train_path=directory, storage="stream", cache_dir=""
@@ -81,39 +107,42 @@ def main():
         split = data.load(config).train
         checked = flags.count / (time.perf_counter() - start)
         paths = split.images.paths  # pyright: ignore[reportAttributeAccessIssue]
-        steps = flags.count // BATCH
-        order = np.random.default_rng(0).permutation(flags.count)[: steps * BATCH]
-        rounds = np.array_split(order.reshape(steps, BATCH), flags.rounds)
-        stream = batches.stream(
-            split, order.reshape(steps, BATCH), workers=flags.workers, prefetch=PREFETCH
-        )
-        # What is decoded and in the making when a turn begins, in both kinds.
-        ahead = 3 * PREFETCH * flags.workers or (PREFETCH + 1) * cores
-        list(pool.map(seconds_of_pillow, [paths[:BATCH]] * 2 * cores))
 
-        speeds = []
-        for chosen in rounds:
-            shares = np.array_split(chosen.ravel(), cores)
-            shares = [tuple(paths[i] for i in share) for share in shares]
-            one = len(shares[0]) / seconds_of_pillow(shares[0])
-            start = time.perf_counter()
-            list(pool.map(seconds_of_pillow, shares))
-            processes = chosen.size / (time.perf_counter() - start)
-            streamed = speed_of_stream(stream, len(chosen), ahead)
-            ratios = (streamed / processes, streamed / (one * cores))
-            speeds.append((one, processes, streamed, *ratios))
+        speeds, loads = [], []
+        for _ in range(flags.rounds):
+            loads.append(os.getloadavg()[0])
+            order = rng.permutation(flags.count)[: flags.count // BATCH * BATCH]
+            of_round = [paths[i] for i in order[: STEPS * BATCH]]
+            with contextlib.ExitStack() as stack:
+                processes = [
+                    stack.enter_context(ProcessPoolExecutor(1, spawn))
+                    for _ in range(cores)
+                ]
+                one = speed_of_pillow(processes[:1], of_round[: STEPS * BATCH // cores])
+                every = speed_of_pillow(processes, of_round)
+            stream = batches.stream(
+                split,
+                order.reshape(-1, BATCH),
+                workers=flags.workers,
+                prefetch=PREFETCH,
+            )
+            with contextlib.closing(stream):
+                speeds.append((one, every, speed_of_stream(stream, ahead)))
+            workers.close()
 
-    one, processes, streamed, ratio, ideal_ratio = (
-        statistics.median(column) for column in zip(*speeds, strict=True)
+    one, every, streamed = np.array(speeds).T
+    way = "default" if flags.workers is None else f"workers={flags.workers}"
+    print(
+        f"{flags.count} JPEG images of {flags.side} x {flags.side}, {cores} cores, "
+        f"load {min(loads):.1f} to {max(loads):.1f}\nimages a second, medians of "
+        f"{flags.rounds} rounds (quartiles); check at load {checked:.0f}"
     )
-    print(f"{flags.count} JPEG images of {flags.side} x {flags.side}, {cores} cores")
-    print(f"Pillow, one core:            {one:6.0f} images/s")
-    print(f"Pillow, {cores} processes:         {processes:6.0f} images/s")
-    print(f"check at load:               {checked:6.0f} images/s")
-    print(f"stream, workers={flags.workers}:           {streamed:6.0f} images/s")
-    print(f"medians of {flags.rounds} rounds:")
-    print(f"stream / Pillow in {cores} processes:  {ratio:.2f}")
-    print(f"stream / ({cores} x Pillow, one core): {ideal_ratio:.2f}")
+    report("Pillow, one process", one, 0)
+    report(f"Pillow, {cores} processes", every, 0)
+    report(f"stream, {way}", streamed, 0)
+    report(f"stream / ({cores} x Pillow, one process)", streamed / one / cores, 2)
+    report(f"stream / Pillow, {cores} processes", streamed / every, 2)
+    report(f"Pillow, {cores} processes / {cores} x one", every / one / cores, 2)
 
 
 if __name__ == "__main__":
