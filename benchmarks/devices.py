@@ -182,10 +182,10 @@ def _parameters(end: End, reference: End) -> list[tuple[np.ndarray, np.ndarray]]
 def train(options: argparse.Namespace) -> None:
     """In a process of its own: trains every case in every way."""
     from dal_jax import cli
-    from dal_jax.training import loop, processes, train_and_evaluate
+    from dal_jax.training import feed, processes, train_and_evaluate
 
     if options.call_seconds is not None:
-        loop._CALL_SECONDS = options.call_seconds
+        feed._CALL_SECONDS = options.call_seconds
     cli.quiet()
     if options.coordinator is None:
         # Of two processes one would find its program and wait for the other to compile,

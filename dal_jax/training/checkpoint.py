@@ -78,6 +78,8 @@ class Checkpoints:
         """Begins to save; returns when the arrays may be changed again."""
         args = self._ocp.args
         with storing(self._directory):
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
             self._manager.save(
                 step,
                 metrics=metrics,
@@ -113,6 +115,11 @@ class Checkpoints:
             if not self._manager.all_steps():
                 say("no checkpoint is whole: beginning again")
         return None
+
+    def wait(self) -> None:
+        """Waits for what is being saved."""
+        with storing(self._directory):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for what is being saved and lets go of the directory."""

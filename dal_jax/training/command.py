@@ -57,8 +57,8 @@ def _define_flags(values: flags.FlagValues) -> None:
 
 
 def _train(config: TrainConfig, values: flags.FlagValues) -> None:
-    from dal_jax.training import loop, processes, summary
-    from dal_jax.training.workdir import StorageError
+    from dal_jax import training
+    from dal_jax.training import processes, summary
 
     if values.compilation_cache:
         cli.use_compilation_cache()
@@ -72,19 +72,20 @@ def _train(config: TrainConfig, values: flags.FlagValues) -> None:
     speaks = processes.is_main_process()
     workdir = values.workdir or str(Path("runs") / cli.config_name(values))
     try:
-        result = loop.train_and_evaluate(
+        result = training.train_and_evaluate(
             config,
             workdir,
             overwrite=values.overwrite,
             say=_say if speaks else lambda line: None,
             progress=speaks,
             profile=values.profile,
+            may_exit=True,
         )
-    except loop.Interrupted as error:
+    except training.Interrupted as error:
         cli.end(error, 128 + error.signal_number)
-    except loop.NonFiniteError as error:
+    except training.NonFiniteError as error:
         cli.end(error, 1)
-    except StorageError as error:
+    except training.StorageError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         # The writers that were cut short would complain at length as Python exits.
         os._exit(1)

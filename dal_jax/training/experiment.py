@@ -16,16 +16,16 @@ from dal_jax.errors import InputError, unknown_name
 from dal_jax.seeds import jax_key
 from dal_jax.training import optimizer as optimizers
 from dal_jax.training import step as steps
+from dal_jax.training.evaluation import Evaluation, make_evaluation
 from dal_jax.training.feed import (
     Runner,
     epoch_order,
     make_runner,
     place_images,
-    sequential_order,
 )
 from dal_jax.training.parallel import Pmap, ShardedJit, make_parallel
 from dal_jax.training.prepare import Prepared
-from dal_jax.training.state import EvalSums, TrainMetrics, TrainState
+from dal_jax.training.state import TrainMetrics, TrainState
 
 _PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Carry = tuple[TrainState, TrainMetrics]
@@ -41,8 +41,7 @@ class Experiment:
       init: ``() -> state``, placed on the devices.
       order: ``epoch -> positions [steps, batch]``.
       run_train: runs rows of an order over ``(state, metrics)``.
-      evaluations: by name (``train``, ``validation``, ``test``), a function of the
-        state that returns the sums over that split.
+      evaluations: by name (``train``, ``validation``, ``test``).
       learning_rate: as a function of the step.
       coefficients: the loss's scheduled coefficients as a function of the step.
     """
@@ -52,7 +51,7 @@ class Experiment:
     init: Callable[[], TrainState]
     order: Callable[[int], np.ndarray]
     run_train: Runner
-    evaluations: dict[str, Callable[[TrainState], EvalSums]]
+    evaluations: dict[str, Evaluation]
     learning_rate: Callable[[Any], Any]
     coefficients: Callable[[Any], dict[str, jax.Array]]
 
@@ -200,11 +199,12 @@ def build(config: TrainConfig, prepared: Prepared) -> Experiment:
             splits["train"][1],
             {"label": train.labels.astype(np.int32)},
             accumulate,
+            rows=steps_per_epoch,
             donate=True,
             workers=workers,
         ),
         evaluations={
-            name: _make_evaluation(
+            name: make_evaluation(
                 parallel, eval_step, split, images, config.eval_batch_size, workers
             )
             for name, (split, images) in splits.items()
@@ -212,41 +212,6 @@ def build(config: TrainConfig, prepared: Prepared) -> Experiment:
         learning_rate=learning_rate,
         coefficients=loss.coefficients,
     )
-
-
-def _make_evaluation(
-    parallel: ShardedJit | Pmap,
-    eval_step: Callable[..., EvalSums],
-    split: data.Split,
-    images: jax.Array | data.Split,
-    batch_size: int,
-    workers: int,
-) -> Callable[[TrainState], EvalSums]:
-    clean = split.labels if split.clean_labels is None else split.clean_labels
-
-    def accumulate(context: Any, sums: EvalSums, batch: steps.Batch) -> EvalSums:
-        return jax.tree.map(jnp.add, sums, eval_step(*context, batch))
-
-    run = make_runner(
-        parallel,
-        images,
-        {
-            "label": split.labels.astype(np.int32),
-            "clean_label": clean.astype(np.int32),
-        },
-        accumulate,
-        workers=workers,
-    )
-    # Padding is masked, so the devices may share any number of examples.
-    batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
-    order = sequential_order(len(split), batch_size)
-
-    def evaluate(state: TrainState) -> EvalSums:
-        context = (state.params, state.model_state)
-        zero = parallel.place_data(EvalSums.zero())
-        return parallel.fetch(run(context, zero, order, 0, len(order)))
-
-    return evaluate
 
 
 def _image_statistics(

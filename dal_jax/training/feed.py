@@ -6,6 +6,9 @@ that do not fit are decoded by the data pipeline and handed over batch by batch.
 Either way the same pure function runs on the same batches in the same order.
 """
 
+import dataclasses
+import functools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,13 +20,61 @@ from jax import lax
 from dal_jax.data import Split, batches
 from dal_jax.seeds import numpy_rng
 from dal_jax.training.parallel import Pmap, ShardedJit
-from dal_jax.training.processes import local_rows
+from dal_jax.training.processes import agree, local_rows
 
 PyTree = Any
 # (context, carry, batch) -> carry
 BatchFunction = Callable[[PyTree, PyTree, dict[str, jax.Array]], PyTree]
-# (context, carry, order, first, last) -> carry, over the order's rows [first, last)
-Runner = Callable[[PyTree, PyTree, np.ndarray, int, int], PyTree]
+
+# Long enough that the host's part of a call is nothing, short enough to hear Ctrl-C.
+_CALL_SECONDS = 1.0
+# Rows of a program of its own length: many share one call's cost, and even where each
+# takes a tenth of a second the call is soon over.
+_FEWEST_ROWS, _MOST_ROWS = 10, 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """Runs a batch function over rows of an order.
+
+    Attributes:
+      run: ``(context, carry, order, first, last) -> carry``, over rows [first, last).
+      unit: the rows of one program; a call begins at a multiple of it, and ends at one
+        or at the order's end, so that the same programs run whoever is the faster.
+    """
+
+    run: Callable[[PyTree, PyTree, np.ndarray, int, int], PyTree]
+    unit: int = 1
+
+    def __call__(
+        self, context: PyTree, carry: PyTree, order: np.ndarray, first: int, last: int
+    ) -> PyTree:
+        """Runs the rows ``[first, last)``."""
+        return self.run(context, carry, order, first, last)
+
+
+class Pace:
+    """How many rows to run in one call: as many as take about a second."""
+
+    def __init__(self, unit: int = 1):
+        self._unit = self._rows = unit
+
+    def calls(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yields the bounds of each call; what is done until the next is its time."""
+        while first < end:
+            last = min(first + self._rows, end)
+            began = time.perf_counter()
+            yield first, last
+            seconds = time.perf_counter() - began
+            rows = self._rows
+            # What is left at the end is quick because it is short.
+            if seconds < _CALL_SECONDS and last - first == rows:
+                rows = min(2 * rows, max(end, self._unit))
+            elif seconds > 3 * _CALL_SECONDS:
+                rows = max(rows // 2 // self._unit, 1) * self._unit
+            # Clocks differ: every process asks, and the main one's answer counts.
+            self._rows = agree(rows)
+            first = last
 
 
 def epoch_order(seed: int, epoch: int, num_examples: int, batch: int) -> np.ndarray:
@@ -56,8 +107,9 @@ def make_runner(
     arrays: dict[str, np.ndarray],
     function: BatchFunction,
     *,
+    rows: int,
     donate: bool = False,
-    workers: int = 0,
+    workers: int | None = None,
 ) -> Runner:
     """Returns what runs a batch function over rows of an order.
 
@@ -67,12 +119,40 @@ def make_runner(
       arrays: further arrays ``[N]``, e.g. ``label``.
       function: pure, ``(context, carry, batch) -> carry``; a batch has ``image``, the
         arrays' names, ``position`` and ``mask`` (false where the order is -1).
+      rows: how many an order has.
       donate: whether the carry's buffers may be reused.
-      workers: decoding processes of a stream.
+      workers: decoding processes of a stream; ``None`` for what pays.
     """
-    if isinstance(images, jax.Array):
-        return _resident(parallel, images, arrays, function, donate)
-    return _streamed(parallel, images, arrays, function, donate, workers)
+    if not isinstance(images, jax.Array):
+        run = _streamed(parallel, images, arrays, function, donate, workers)
+        return Runner(run)
+    unit = scan_length(rows) if scans() else 1
+    run = _resident(parallel, images, arrays, function, donate, unit)
+    return Runner(run, unit)
+
+
+def scans() -> bool:
+    """Returns whether programs have a fixed number of rows.
+
+    A loop whose end is a number on the device makes a GPU wait for the host before each
+    turn; ``lax.scan`` does not. On the CPU nothing is gained by it, and one program for
+    any number of rows is compiled once.
+    """
+    return jax.default_backend() != "cpu"
+
+
+def scan_length(rows: int) -> int:
+    """Returns how many of an order's rows one program runs.
+
+    A divisor of their number where there is a fit one, for what is left over needs a
+    program of its own.
+
+    Example:
+      >>> scan_length(391), scan_length(20), scan_length(97)
+      (23, 20, 50)
+    """
+    fit = [n for n in range(_FEWEST_ROWS, _MOST_ROWS + 1) if rows % n == 0]
+    return max(fit, default=min(rows, _MOST_ROWS))
 
 
 def _resident(
@@ -81,20 +161,35 @@ def _resident(
     arrays: dict[str, np.ndarray],
     function: BatchFunction,
     donate: bool,
-) -> Runner:
+    unit: int,
+) -> Callable[..., PyTree]:
     resident = {"image": images, **parallel.place_data(arrays)}
+
+    def one(carry, context, resident, positions):
+        batch = {name: x[jnp.maximum(positions, 0)] for name, x in resident.items()}
+        batch = parallel.constrain_batch(_with_positions(batch, positions))
+        return function(context, carry, batch)
 
     def rows(carry, context, resident, order, first, last):
         def body(row, carry):
             positions = lax.dynamic_index_in_dim(order, row, keepdims=False)
-            batch = {name: x[jnp.maximum(positions, 0)] for name, x in resident.items()}
-            batch = parallel.constrain_batch(_with_positions(batch, positions))
-            return function(context, carry, batch)
+            return one(carry, context, resident, positions)
 
         # The bounds are traced: one program serves any number of steps.
         return lax.fori_loop(first, last, body, carry)
 
-    compiled = parallel.compile(rows, scalars=2, donate=donate)
+    def scanned(length):
+        def rows(carry, context, resident, order, first):
+            def body(carry, positions):
+                return one(carry, context, resident, positions), None
+
+            positions = lax.dynamic_slice_in_dim(order, first, length)
+            return lax.scan(body, carry, positions)[0]
+
+        return parallel.compile(rows, scalars=1, donate=donate)
+
+    any_rows = parallel.compile(rows, scalars=2, donate=donate)
+    some_rows = functools.cache(scanned)
     host_order: np.ndarray | None = None
     device_order: jax.Array | None = None
 
@@ -102,7 +197,12 @@ def _resident(
         nonlocal host_order, device_order
         if order is not host_order:
             host_order, device_order = order, parallel.place_order(order)
-        return compiled(carry, context, resident, device_order, first, last)
+        if unit == 1:
+            return any_rows(carry, context, resident, device_order, first, last)
+        for row in range(first, last, unit):
+            program = some_rows(min(unit, last - row))
+            carry = program(carry, context, resident, device_order, row)
+        return carry
 
     return run
 
@@ -113,8 +213,8 @@ def _streamed(
     arrays: dict[str, np.ndarray],
     function: BatchFunction,
     donate: bool,
-    workers: int,
-) -> Runner:
+    workers: int | None,
+) -> Callable[..., PyTree]:
     def step(carry, context, batch):
         batch = _with_positions(batch, batch.pop("position"))
         return function(context, carry, parallel.constrain_batch(batch))

@@ -87,15 +87,17 @@ def refuse_together(attempt: Callable[[], T]) -> T:
 
     Raises:
       InputError: this process's, or one that points at the process that refused.
+      KeyboardInterrupt: this process's.
     """
     result, refusal = None, None
     try:
         result = attempt()
-    except InputError as error:
+    except (InputError, KeyboardInterrupt) as error:
         refusal = error
     if any_process(refusal is not None):
         raise refusal or InputError(
-            "another process of this run refused its input: see what it printed"
+            "another process of this run refused its input or was stopped: see what "
+            "it printed"
         )
     return cast(T, result)
 
@@ -109,6 +111,11 @@ def local_rows(batch_size: int) -> slice:
 def is_main_process() -> bool:
     """Returns whether this is the one process that writes and speaks."""
     return jax.process_index() == 0
+
+
+def is_alone() -> bool:
+    """Returns whether there is no other process in this run."""
+    return jax.process_count() == 1
 
 
 def agree(number: int) -> int:

@@ -126,6 +126,7 @@ class Workdir:
             self._check_labels(record)
         _write_json(self.path / "config.json", _plain(config))
         with storing(self.path):
+            _remove_leftovers(self.noise)
             record.save(self.noise)
 
     def _check_labels(self, record: NoiseRecord) -> None:
@@ -177,6 +178,24 @@ class Workdir:
 def config_digest(config: TrainConfig) -> int:
     """Returns a number that tells configurations apart."""
     return zlib.crc32(json.dumps(_plain(config), sort_keys=True).encode())
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what processes that were killed while they saved ``path`` left."""
+    for partial in path.parent.glob(f".{path.name}.*"):
+        writer = partial.name.rpartition(".")[2]
+        if writer.isdigit() and not _is_alive(int(writer)):
+            partial.unlink(missing_ok=True)
+
+
+def _is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return True
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:

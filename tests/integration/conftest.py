@@ -48,10 +48,15 @@ def start_training(environment) -> Any:
     """Starts ``train.py`` in a process of its own; what still runs is killed."""
     started: list[subprocess.Popen] = []
 
-    def start(*arguments: str, devices: int = 1, **options: Any) -> subprocess.Popen:
+    def start(
+        *arguments: str,
+        devices: int = 1,
+        script: Path = ROOT / "train.py",
+        **options: Any,
+    ) -> subprocess.Popen:
         flags = f"--xla_force_host_platform_device_count={devices}"
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *map(str, arguments)],
+            [sys.executable, str(script), *map(str, arguments)],
             cwd=ROOT,
             env=environment | {"XLA_FLAGS": flags},
             stdout=subprocess.PIPE,

@@ -5,12 +5,14 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from dal_jax.training import experiment as experiments
+from dal_jax.training import summary
 from dal_jax.training.workdir import Workdir
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
@@ -33,24 +35,39 @@ def finished(command, tmp_path):
 
 @pytest.fixture
 def signalled(monkeypatch):
-    """Sends this process a signal in the middle of the n-th call of the step."""
+    """Sends this process a signal in the middle of the n-th call of the device.
 
-    def arrange(number, call):
+    Of the calls of the step, or of those of the evaluation of a split.
+    """
+
+    def arrange(number, call, of="step"):
         build, calls = experiments.build, []
 
-        def build_with_signal(config, prepared):
-            experiment = build(config, prepared)
-
-            def run_train(*arguments):
+        def with_signal(function):
+            def called(*arguments):
                 calls.append(None)
                 if len(calls) == call:
                     os.kill(os.getpid(), number)
-                return experiment.run_train(*arguments)
+                return function(*arguments)
 
-            return dataclasses.replace(experiment, run_train=run_train)
+            return called
+
+        def build_with_signal(config, prepared):
+            experiment = build(config, prepared)
+            runner = experiment.run_train
+            if of == "step":
+                runner = dataclasses.replace(runner, run=with_signal(runner.run))
+                return dataclasses.replace(experiment, run_train=runner)
+            evaluate = experiment.evaluations[of]
+
+            def evaluate_with_signal(state, before_call):
+                return evaluate(state, with_signal(before_call))
+
+            evaluations = experiment.evaluations | {of: evaluate_with_signal}
+            return dataclasses.replace(experiment, evaluations=evaluations)
 
         # One step a call, so that a call may end in the middle of an epoch.
-        monkeypatch.setattr("dal_jax.training.loop._CALL_SECONDS", 0.0)
+        monkeypatch.setattr("dal_jax.training.feed._CALL_SECONDS", 0.0)
         monkeypatch.setattr(experiments, "build", build_with_signal)
 
     return arrange
@@ -173,6 +190,20 @@ def test_a_run_killed_before_its_first_file_may_begin_again(command, tmp_path):
     assert command(f"--workdir={tmp_path}", *arguments).status == 0
 
 
+def test_what_killed_processes_left_of_the_noise_is_removed(command, tmp_path):
+    arguments = (f"--workdir={tmp_path}", *SMALL, "--config.num_epochs=0")
+    assert command(*arguments).status == 0
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    leftover, others = f".noise.npz.{dead.pid}", f".noise.npz.{os.getppid()}"
+    for name in (leftover, others, ".noise.npz.mine"):
+        (tmp_path / name).write_bytes(b"PK")
+    assert command(*arguments).status == 0
+    left = {path.name for path in tmp_path.iterdir()}
+    # What a living process is writing stays, and so does what is no run's.
+    assert left & {leftover, others, ".noise.npz.mine"} == {others, ".noise.npz.mine"}
+
+
 @pytest.mark.parametrize("damage", [b"", b'{"seed": ', b"\xff\xfe\x00"])
 def test_a_damaged_configuration_is_refused(damage, finished, command):
     (finished / "config.json").write_bytes(damage)
@@ -212,8 +243,9 @@ def test_labels_that_have_changed_are_refused(command, tmp_path, signalled):
     [
         (signal.SIGTERM, 1, 1),
         (signal.SIGTERM, 8, 8),
-        (signal.SIGINT, 10, 10),  # the last of an epoch, which is evaluated first
+        (signal.SIGINT, 10, 10),  # the last of an epoch, which is not evaluated yet
         (signal.SIGTERM, 19, 19),
+        (signal.SIGTERM, 20, 20),  # the last of all
     ],
 )
 def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(
@@ -236,13 +268,54 @@ def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(
     check_same_run(read_run(workdir), read_run(finished))
 
 
-def test_a_signal_in_the_last_step_finds_the_run_finished(
-    finished, command, signalled, tmp_path, read_run, check_same_run
+# An evaluation of 320 training and 500 test examples, 100 in a call.
+LONG_EVALUATION = (*SMALL, "--config.eval_batch_size=100")
+
+
+@pytest.mark.parametrize(
+    ("split", "call", "step"),
+    [
+        ("train", 1, 5),
+        ("train", 4, 5),
+        ("test", 2, 5),
+        ("test", 9, 10),
+        ("test", 18, 20),
+    ],
+)
+def test_a_signal_during_an_evaluation_saves_and_the_evaluation_comes_later(
+    split, call, step, command, signalled, tmp_path, read_run, check_same_run
 ):
-    workdir = tmp_path / "run"
-    signalled(signal.SIGTERM, 20)
-    assert command(f"--workdir={workdir}", *SMALL).status == 0
-    check_same_run(read_run(workdir), read_run(finished))
+    workdir, reference = tmp_path / "run", tmp_path / "reference"
+    assert command(f"--workdir={reference}", *LONG_EVALUATION).status == 0
+    signalled(signal.SIGTERM, call, split)
+    outcome = command(f"--workdir={workdir}", *LONG_EVALUATION)
+    assert outcome.status == 143
+    assert outcome.err.splitlines()[-1] == (
+        f"error: stopped at step {step} of 20 and saved; "
+        "the same command goes on from here"
+    )
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(x)["step"] for x in lines] == list(range(5, step, 5))
+    assert (workdir / "checkpoints" / str(step)).is_dir()
+    outcome = command(f"--workdir={workdir}", *LONG_EVALUATION)
+    assert outcome.status == 0
+    assert f"going on at step {step} of 20" in outcome.err
+    check_same_run(read_run(workdir), read_run(reference))
+
+
+def test_a_signal_after_all_is_evaluated_finds_the_run_finished(
+    finished, command, monkeypatch, tmp_path, read_run, check_same_run
+):
+    append = Workdir.append_metrics
+
+    def append_with_signal(files, entry):
+        if entry["step"] == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+        append(files, entry)
+
+    monkeypatch.setattr(Workdir, "append_metrics", append_with_signal)
+    assert command(f"--workdir={tmp_path / 'run'}", *SMALL).status == 0
+    check_same_run(read_run(tmp_path / "run"), read_run(finished))
 
 
 def test_a_signal_when_only_every_other_epoch_is_evaluated_and_the_best_is_kept(
@@ -263,6 +336,28 @@ def test_a_signal_when_only_every_other_epoch_is_evaluated_and_the_best_is_kept(
     assert [entry["epoch"] for entry in run.metrics] == [2, 4]
     assert all("validation_accuracy" in entry for entry in run.metrics)
     check_same_run(run, read_run(reference))
+
+
+def test_the_best_is_kept_though_its_evaluation_was_cut_short(
+    command, signalled, tmp_path, monkeypatch
+):
+    arguments = (
+        *SMALL,
+        "--config.dataset.validation_fraction=0.2",
+        "--config.keep_checkpoints=1",
+    )
+    measure, accuracies = summary.accuracies, iter([0.9, 0.3, 0.2, 0.1])
+    monkeypatch.setattr(
+        summary,
+        "accuracies",
+        lambda sums: measure(sums) | {"validation_accuracy": next(accuracies)},
+    )
+    workdir = tmp_path / "run"
+    signalled(signal.SIGTERM, 1, "train")
+    assert command(f"--workdir={workdir}", *arguments).status == 143
+    assert command(f"--workdir={workdir}", *arguments).status == 0
+    kept = {int(path.name) for path in (workdir / "checkpoints").iterdir()}
+    assert kept == {4, 16}
 
 
 @pytest.fixture

@@ -84,6 +84,95 @@ def test_a_signal_in_the_middle_of_an_epoch(
     check_same_run(read_run(workdir), read_run(reference))
 
 
+# The training command that never ends what it does at one place: doing it call by call,
+# or where Python cannot hear of a signal, as in a compiler.
+STUCK = """
+import ctypes, dataclasses, sys, time
+from dal_jax.training import command, experiment, prepare, stopping
+
+place, way = sys.argv[1:3]
+del sys.argv[1:3]
+stopping.PATIENCE = 0.5
+
+def never_end(before_call=lambda: time.sleep(0.01)):
+    print("here", flush=True)
+    while way == "busy":
+        before_call()
+    mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+    lock(mutex), lock(mutex)
+
+def changed(experiment):
+    def run(*arguments):
+        never_end()
+
+    def evaluate(state, before_call):
+        never_end(before_call)
+
+    if place == "first call":
+        runner = dataclasses.replace(experiment.run_train, run=run)
+        return dataclasses.replace(experiment, run_train=runner)
+    evaluations = experiment.evaluations | {"test": evaluate}
+    return dataclasses.replace(experiment, evaluations=evaluations)
+
+if place == "noise":
+    prepare.noise.apply = lambda *arguments, **options: never_end()
+else:
+    build = experiment.build
+    experiment.build = lambda *arguments: changed(build(*arguments))
+command.main("test")
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "way", "number", "line"),
+    [
+        ("noise", "busy", signal.SIGINT, "stopped while preparing"),
+        ("noise", "deaf", signal.SIGTERM, "stopped while preparing"),
+        ("first call", "deaf", signal.SIGINT, "stopped before the first step"),
+        ("evaluation", "busy", signal.SIGINT, "stopped at step 5 of 15 and saved"),
+        ("evaluation", "deaf", signal.SIGTERM, "stopped at step 5 of 15 and saved"),
+    ],
+)
+def test_a_signal_is_answered_whatever_takes_long(
+    place,
+    way,
+    number,
+    line,
+    start_training,
+    command,
+    tmp_path,
+    read_run,
+    check_same_run,
+):
+    arguments = (
+        "--config.model.name=mlp",
+        "--config.dataset.train_size=320",
+        "--config.num_epochs=3",
+    )
+    workdir, reference = tmp_path / "run", tmp_path / "reference"
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK)
+    process = start_training(
+        place, way, f"--workdir={workdir}", *arguments, script=script
+    )
+    assert process.stdout.readline() == "here\n"
+    began = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=200)
+    assert time.monotonic() - began < 20
+    assert process.returncode == 128 + number, err
+    assert out == ""
+    assert "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith(f"error: {line}")
+    assert "the same command" in last
+    metrics = workdir / "metrics.jsonl"
+    assert not metrics.exists() or metrics.read_text() == ""
+    assert command(f"--workdir={workdir}", *arguments).status == 0
+    assert command(f"--workdir={reference}", *arguments).status == 0
+    check_same_run(read_run(workdir), read_run(reference))
+
+
 def test_a_full_disk_stops_in_one_line_and_the_last_checkpoint_is_whole(
     start_training, command, tmp_path, read_run, check_same_run
 ):

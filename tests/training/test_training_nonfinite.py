@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from dal_jax.config import DatasetConfig, ModelConfig, OptimizerConfig, TrainConfig
-from dal_jax.training import train_and_evaluate
-from dal_jax.training.loop import NonFiniteError
+from dal_jax.training import NonFiniteError, train_and_evaluate
 
 
 def make_config(**optimizer):

@@ -1,0 +1,69 @@
+"""Counting over a split what a state predicts, in calls that a signal can part."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dal_jax.data import Split
+from dal_jax.training.feed import Pace, make_runner, sequential_order
+from dal_jax.training.parallel import Pmap, ShardedJit
+from dal_jax.training.state import EvalSums, TrainState
+from dal_jax.training.step import Batch
+
+# (state, before_call) -> sums; before_call is called before each call of the device,
+# and ends the evaluation by raising.
+Evaluation = Callable[[TrainState, Callable[[], None]], EvalSums]
+
+
+def make_evaluation(
+    parallel: ShardedJit | Pmap,
+    eval_step: Callable[..., EvalSums],
+    split: Split,
+    images: jax.Array | Split,
+    batch_size: int,
+    workers: int | None,
+) -> Evaluation:
+    """Returns the evaluation of a split.
+
+    Args:
+      parallel: the devices.
+      eval_step: ``(params, model_state, batch) -> EvalSums``.
+      split: with its given labels, and the clean ones where they are known.
+      images: its images, as :func:`~dal_jax.training.feed.place_images` returns them.
+      batch_size: the global one; rounded up to what the devices can share.
+      workers: decoding processes of a stream; ``None`` for what pays.
+    """
+    clean = split.labels if split.clean_labels is None else split.clean_labels
+
+    def accumulate(context: Any, sums: EvalSums, batch: Batch) -> EvalSums:
+        return jax.tree.map(jnp.add, sums, eval_step(*context, batch))
+
+    # Padding is masked, so the devices may share any number of examples.
+    batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
+    order = sequential_order(len(split), batch_size)
+    run = make_runner(
+        parallel,
+        images,
+        {
+            "label": split.labels.astype(np.int32),
+            "clean_label": clean.astype(np.int32),
+        },
+        accumulate,
+        rows=len(order),
+        workers=workers,
+    )
+    pace = Pace(run.unit)
+
+    def evaluate(state: TrainState, before_call: Callable[[], None]) -> EvalSums:
+        context = (state.params, state.model_state)
+        sums = parallel.place_data(EvalSums.zero())
+        for first, last in pace.calls(0, len(order)):
+            before_call()
+            sums = run(context, sums, order, first, last)
+            jax.block_until_ready(sums)
+        return parallel.fetch(sums)
+
+    return evaluate

@@ -1,0 +1,213 @@
+"""A run in progress: epochs of calls, evaluations, checkpoints, and how it is left."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from dal_jax.config import TrainConfig
+from dal_jax.training import summary as summaries
+from dal_jax.training.checkpoint import Checkpoints
+from dal_jax.training.experiment import Carry, Experiment
+from dal_jax.training.feed import Pace
+from dal_jax.training.processes import agree, any_process, is_main_process
+from dal_jax.training.state import TrainMetrics
+from dal_jax.training.stopping import Stop
+from dal_jax.training.workdir import Workdir
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient that is not finite: one line with where and what to do."""
+
+
+class Run:
+    """A run in progress: its carry, its evaluations so far, its clock.
+
+    Attributes:
+      entries: the evaluations so far, on the main process.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        files: Workdir,
+        experiment: Experiment,
+        checkpoints: Checkpoints,
+        stop: Stop,
+        say: Callable[[str], None],
+    ):
+        """Begins, or goes on from the newest whole checkpoint."""
+        self._config, self._files, self._experiment = config, files, experiment
+        self._checkpoints, self._stop, self._say = checkpoints, stop, say
+        self._parallel = experiment.parallel
+        self._pace = Pace(experiment.run_train.unit)
+        self._total_steps = config.num_epochs * experiment.steps_per_epoch
+        self._carry, self._step = self._start()
+        self._saved_step = self._step
+        self.entries = files.read_metrics(self._step) if is_main_process() else []
+        self._earlier_seconds = (
+            self.entries[-1]["elapsed_seconds"] if self.entries else 0.0
+        )
+        self._began = time.perf_counter()
+
+    def train(self, progress: bool, profile: bool) -> None:
+        """Trains what is left of the run."""
+        epochs = range(
+            self._step // self._experiment.steps_per_epoch, self._config.num_epochs
+        )
+        bar = tqdm(
+            initial=epochs.start,
+            total=self._config.num_epochs,
+            disable=not progress,
+            unit="epoch",
+            mininterval=0.1 if os.isatty(2) else 5.0,
+        )
+        # The second epoch from here, for the first one compiles.
+        profiled = min(epochs.start + 1, epochs.stop - 1) if profile else None
+        with bar:
+            if self._stopped_before_evaluation():
+                self._finish_epoch(epochs.start, None)
+            for epoch in epochs:
+                with _profiler(self._files.path / "profile", epoch == profiled):
+                    images_per_second = self._train_epoch(epoch)
+                self._finish_epoch(epoch + 1, images_per_second)
+                bar.update()
+                if self.entries:
+                    bar.set_postfix_str(summaries.progress_line(self.entries[-1]))
+
+    def _start(self) -> tuple[Carry, int]:
+        state = self._experiment.init()
+        fresh = (state, self._parallel.place_data(TrainMetrics.zero()))
+        restored = self._checkpoints.restore(
+            self._parallel.abstract_stored_state(fresh), self._say
+        )
+        if restored is None:
+            return fresh, 0
+        step, arrays = restored
+        self._say(f"going on at step {step} of {self._total_steps}")
+        return self._parallel.place_state(arrays), step
+
+    def _stopped_before_evaluation(self) -> bool:
+        epoch, row = divmod(self._step, self._experiment.steps_per_epoch)
+        if row or not epoch or not self._is_evaluated(epoch):
+            return False
+        evaluated = bool(self.entries) and self.entries[-1]["step"] == self._step
+        return not agree(evaluated)
+
+    def _is_evaluated(self, epoch: int) -> bool:
+        return epoch == self._config.num_epochs or epoch % self._config.eval_every == 0
+
+    def _train_epoch(self, epoch: int) -> float:
+        """Runs what is left of an epoch; returns its images per second."""
+        per_epoch = self._experiment.steps_per_epoch
+        order = self._experiment.order(epoch)
+        begin = self._step - epoch * per_epoch
+        if begin == 0:
+            zero = self._parallel.place_data(TrainMetrics.zero())
+            self._carry = (self._carry[0], zero)
+        began = time.perf_counter()
+        for first, last in self._pace.calls(begin, per_epoch):
+            self._leave_if_stopped()
+            # What compiles for long is a call whose steps are the first ones.
+            with self._leavable(self._saved_step == self._step):
+                self._carry = self._experiment.run_train(
+                    (), self._carry, order, first, last
+                )
+                self._check_finite()
+            self._step += last - first
+        seconds = time.perf_counter() - began
+        return (per_epoch - begin) * self._config.batch_size / seconds
+
+    def _finish_epoch(self, epoch: int, images_per_second: float | None) -> None:
+        if self._is_evaluated(epoch):
+            entry = self._evaluate(epoch, images_per_second)
+            self.entries.append(entry)
+            if is_main_process():
+                self._files.append_metrics(entry)
+        last = epoch == self._config.num_epochs
+        due = last or epoch % self._config.checkpoint_every == 0
+        # A stop before the evaluation has saved this step, but without the accuracy
+        # that tells which is the best.
+        if due and (self._saved_step != self._step or self._validation() is not None):
+            self._save()
+
+    def _evaluate(self, epoch: int, images_per_second: float | None) -> dict[str, Any]:
+        state, metrics = self._carry[0], self._parallel.fetch(self._carry[1])
+        with self._leavable():
+            sums = {
+                name: evaluate(state, self._leave_if_stopped)
+                for name, evaluate in self._experiment.evaluations.items()
+            }
+        # The coefficients and the rate of the epoch's last step.
+        coefficients = self._experiment.coefficients(self._step - 1)
+        now = time.perf_counter()
+        return {
+            "epoch": epoch,
+            "step": self._step,
+            "learning_rate": float(self._experiment.learning_rate(self._step - 1)),
+            **{name: float(value) for name, value in coefficients.items()},
+            "train_loss": summaries.share(metrics.loss_sum, metrics.count),
+            "skipped_steps": int(metrics.nonfinite_steps),
+            **summaries.accuracies(sums),
+            "images_per_second": images_per_second and round(images_per_second, 1),
+            "elapsed_seconds": round(self._earlier_seconds + now - self._began, 3),
+        }
+
+    def _check_finite(self) -> None:
+        metrics = self._parallel.fetch(self._carry[1])
+        if self._config.on_nonfinite == "skip" or not metrics.nonfinite_steps:
+            return
+        name = self._config.loss.name
+        raise NonFiniteError(
+            f"the loss {name!r} or its gradient is not finite at step "
+            f"{int(metrics.first_nonfinite_step)}; logits of this epoch within "
+            f"[{float(metrics.logits_min):.3g}, {float(metrics.logits_max):.3g}]; "
+            "lower --config.optimizer.learning_rate, set "
+            "--config.optimizer.clip_norm=5, or --config.on_nonfinite=skip"
+        )
+
+    def _leave_if_stopped(self) -> None:
+        if any_process(bool(self._stop.signal_number)):
+            self._stop.leave(self._leave)
+
+    def _leavable(self, nothing_in_flight: bool = True) -> AbstractContextManager[None]:
+        return self._stop.may_leave(self._leave) if nothing_in_flight else nullcontext()
+
+    def _leave(self) -> str:
+        """Saves what is not saved yet; returns the line to end with."""
+        if self._saved_step != self._step:
+            self._save()
+        self._checkpoints.wait()
+        if self._step == 0:
+            return "stopped before the first step; the same command begins again"
+        return (
+            f"stopped at step {self._step} of {self._total_steps} and saved; "
+            "the same command goes on from here"
+        )
+
+    def _save(self) -> None:
+        accuracy = self._validation()
+        numbers = None if accuracy is None else {"validation_accuracy": accuracy}
+        stored = self._parallel.stored_state(self._carry)
+        self._checkpoints.save(self._step, stored, numbers)
+        self._saved_step = self._step
+
+    def _validation(self) -> float | None:
+        """Returns the noisy validation accuracy of this very step, if there is one."""
+        entry = self.entries[-1] if self.entries else {}
+        of_this_step = entry.get("step") == self._step
+        return entry.get("validation_accuracy") if of_this_step else None
+
+
+@contextmanager
+def _profiler(directory: Path, enabled: bool) -> Iterator[None]:
+    if not enabled:
+        yield
+        return
+    with jax.profiler.trace(str(directory)):
+        yield
