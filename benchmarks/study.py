@@ -6,7 +6,8 @@
 
 A noise is ``KIND:RATE``, or ``file:PATH`` for a label file; ``--losses=all`` takes
 every loss there is. A loss that assumes a noise rate is told the noise's own; for a
-label file, which has none, ``--config.loss.noise_rate`` tells it. Each run has its own
+label file, which has none, ``--config.loss.noise_rate`` tells it. Losses for which
+``--config.loss.preset`` holds nothing keep their defaults. Each run has its own
 directory below the workdir and finished ones are not run again, so the same command
 goes on where it stopped, and with more losses, noises or seeds it runs what is new.
 ``study.json`` holds every run's summary.
@@ -28,6 +29,7 @@ from absl import flags
 from dal_jax import cli, losses
 from dal_jax.config import TrainConfig
 from dal_jax.errors import InputError, unknown_name
+from dal_jax.losses import presets
 
 _COLUMNS = {
     "last": "test_accuracy_last",
@@ -79,6 +81,9 @@ def configure(base: TrainConfig, loss: str, noise: Noise, seed: int) -> TrainCon
         config.loss.noise_rate = None
     elif config.loss.noise_rate is None:
         config.loss.noise_rate = noise.rate
+    preset = config.loss.preset
+    if preset is not None and not presets.holds(preset, loss):
+        config.loss.preset = None
     return config
 
 
