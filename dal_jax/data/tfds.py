@@ -1,10 +1,9 @@
 """Any image classification set of tensorflow-datasets, without TensorFlow.
 
-Sets stored as ArrayRecord are read through tensorflow-datasets' ``data_source``; its
-own feature description says which feature is the image and which the label. Nothing
-here touches the network: the directory is looked up first, and a set that is not
-there is an error at once. tensorflow-datasets itself is imported only to read records,
-so that a set whose decoded images are cached is ready without it.
+Sets stored as ArrayRecord are read through tensorflow-datasets' ``data_source``, see
+``tfds_records.py``; its own feature description says which feature is the image and
+which the label. Nothing here touches the network: the directory is looked up first,
+and a set that is not there is an error at once.
 """
 
 import dataclasses
@@ -12,18 +11,15 @@ import functools
 import json
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dal_jax.data import cache
+from dal_jax.data import cache, tfds_records
 from dal_jax.data.images import EncodedImages, fingerprint_of_files
 from dal_jax.data.split import Dataset, Split
 from dal_jax.errors import InputError
-
-_CHUNK = 1000  # records read at a time when only their labels are wanted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,12 +44,13 @@ class TfdsImages(EncodedImages):
 
     @functools.cached_property
     def records(self) -> Any:
-        """The open data source; every process opens its own."""
-        return _open(_builder(Path(self.directory)), self.split, self.image_key)
+        """The open data source."""
+        directory = Path(self.directory)
+        return tfds_records.open_split(directory, self.split, self.image_key)
 
     def read(self, positions: np.ndarray) -> list[bytes]:
         """Returns the encoded images."""
-        records = _read(self.records, positions.tolist(), self.directory)
+        records = tfds_records.read(self.records, positions.tolist(), self.directory)
         return [record[self.image_key] for record in records]
 
     def name(self, position: int) -> str:
@@ -63,9 +60,6 @@ class TfdsImages(EncodedImages):
     def fingerprint(self, positions: np.ndarray) -> str:
         """Returns a digest of the set's files and the split."""
         return f"{_fingerprint(Path(self.directory))} {self.split}"
-
-    def __getstate__(self) -> dict:
-        return {name: x for name, x in vars(self).items() if name != "records"}
 
 
 def load(
@@ -168,34 +162,6 @@ def find(tfds_name: str, data_dir: str | None) -> Path:
     return directory
 
 
-def original_index(ids: Sequence[bytes], sizes: dict[str, int]) -> np.ndarray | None:
-    """Returns the original index of every example, or None if ids do not prove it.
-
-    Args:
-      ids: of the examples read, e.g. ``b"train_16399"``.
-      sizes: how many examples each split of the set has.
-
-    Returns:
-      int64 ``[N]``; or None unless every id is the name of one and the same split, an
-      underscore and a number below that split's size, with no number twice.
-
-    Example:
-      >>> original_index([b"train_2", b"train_00"], {"train": 3}).tolist()
-      [2, 0]
-      >>> original_index([b"train_2", b"train_3"], {"train": 3}) is None
-      True
-    """
-    matches = [re.fullmatch(rb"(.+)_(\d+)", text) for text in ids]
-    split_names = {match[1].decode() if match else None for match in matches}
-    if len(split_names) != 1:
-        return None
-    numbers = [int(match[2]) for match in matches if match]
-    size = sizes.get(split_names.pop() or "", 0)
-    if not numbers or max(numbers) >= size or len(set(numbers)) < len(numbers):
-        return None
-    return np.array(numbers, np.int64)
-
-
 def _load_split(
     directory: Path,
     split: str,
@@ -206,7 +172,7 @@ def _load_split(
     entry = cache.key(tfds=_fingerprint(directory), split=split)
     found = cache.read(cache_dir, entry)
     if found is None:
-        found = _read_labels(directory, split)
+        found = tfds_records.read_labels(directory, split)
         cache.write(cache_dir, entry, *found)
     arrays, notes = found
     images = TfdsImages(
@@ -227,99 +193,6 @@ def _load_split(
         index_is_original=notes["index_is_original"],
         source_size=notes["source_size"],
     ), tuple(notes["class_names"])
-
-
-def _read_labels(directory: Path, split: str) -> tuple[dict[str, np.ndarray], Any]:
-    builder = _builder(directory)
-    image_key, label_key = _feature_keys(builder.info, directory)
-    records = _open(builder, split, image_key)
-    size = len(records)
-    labels, ids = np.empty(size, np.int32), []
-    has_id = "id" in builder.info.features
-    for start in range(0, size, _CHUNK):
-        positions = list(range(start, min(start + _CHUNK, size)))
-        for position, record in zip(
-            positions, _read(records, positions, str(directory)), strict=True
-        ):
-            labels[position] = record[label_key]
-            if has_id:
-                ids.append(_as_bytes(record["id"]))
-    class_names = list(builder.info.features[label_key].names)
-    shape = builder.info.features[image_key].shape
-    unlabelled = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
-    if len(unlabelled):
-        raise InputError(
-            f"split {split!r} of {directory} has label {labels[unlabelled[0]]} at "
-            f"{unlabelled[0]}, expected 0 to {len(class_names) - 1}: it may have no "
-            "labels, choose another split"
-        )
-    sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
-    index = original_index(ids, sizes) if has_id else None
-    base = re.match(r"\w+", split)
-    notes = {
-        "class_names": class_names,
-        "image_key": image_key,
-        "channels": 1 if shape[-1] == 1 else 3,
-        "shape": None if None in shape else list(shape),
-        "index_is_original": index is not None,
-        "source_size": sizes.get(base[0] if base else "", size),
-    }
-    index = np.arange(size) if index is None else index
-    return {"labels": labels, "index": index}, notes
-
-
-def _feature_keys(info: Any, directory: Path) -> tuple[str, str]:
-    """Returns the keys of the image and of the label that supervised learning uses."""
-    import tensorflow_datasets as tfds
-
-    # In the order of names: their own changes from one process to the next.
-    features = dict(sorted(info.features.items()))
-    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
-    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
-    supervised = info.supervised_keys or ()
-    image = next((k for k in (*supervised, "image", *images) if k in images), None)
-    label = next((k for k in (*supervised, "label", *labels) if k in labels), None)
-    if image is None or label is None:
-        raise InputError(
-            f"{directory} has the features {', '.join(features)}: expected an Image "
-            "and a ClassLabel among them; choose a set for image classification"
-        )
-    return image, label
-
-
-def _builder(directory: Path) -> Any:
-    import tensorflow_datasets as tfds
-
-    return tfds.builder_from_directory(directory)
-
-
-def _open(builder: Any, split: str, image_key: str) -> Any:
-    import tensorflow_datasets as tfds
-
-    skip = {image_key: tfds.decode.SkipDecoding()}
-    try:
-        return builder.as_data_source(split=split, decoders=skip)
-    except ValueError:
-        raise InputError(
-            f"no split {split!r} in {builder.info.full_name}, expected one of "
-            f"{', '.join(builder.info.splits)} or a part of one like train[:90%]: set "
-            "dataset.train_split and dataset.test_split"
-        ) from None
-
-
-def _read(records: Any, positions: list[int], directory: str) -> list[dict[str, Any]]:
-    try:
-        return records.__getitems__(positions)
-    except (RuntimeError, OSError) as error:
-        reason = ";".join(str(error).split(";")[:2])
-        raise InputError(
-            f"{directory} is incomplete or damaged ({reason}): expected every file "
-            "that its dataset_info.json names; remove it and prepare it again"
-        ) from None
-
-
-def _as_bytes(identifier: Any) -> bytes:
-    return identifier if isinstance(identifier, bytes) else str(identifier).encode()
 
 
 def _fingerprint(directory: Path) -> str:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from dal_jax import data
 from dal_jax.config import DatasetConfig
-from dal_jax.data.tfds import original_index
+from dal_jax.data import batches
+from dal_jax.data.tfds_records import original_index
 from dal_jax.errors import InputError
 
 pytest.importorskip("array_record")
@@ -166,6 +167,10 @@ def test_streamed_images_equal_those_in_memory(tmp_path):
     assert stream.train.image_shape == (2, 2, 1)
     images = np.stack([stream.train.images[n] for n in range(5)])
     np.testing.assert_array_equal(images, memory.train.images)
+    pytest.importorskip("grain")
+    order = np.array([[4, 2], [0, 0], [3, 1]])
+    decoded = np.stack(list(batches.stream(stream.train, order, workers=1)))
+    np.testing.assert_array_equal(decoded, memory.train.images[order])
 
 
 @pytest.mark.slow
