@@ -16,7 +16,7 @@ from dal_jax.errors import InputError
 
 # Files with another suffix are not images and are passed over.
 _FORMATS = "bmp gif j2k jp2 jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp"
-SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
+SUFFIXES = tuple(f".{name}" for name in _FORMATS.split())
 
 
 def load(
@@ -113,9 +113,10 @@ def _split(
 
 
 def _images_below(directory: Path) -> list[str]:
+    # Text throughout: a Path for each file would cost more than the listing.
     return sorted(
-        os.path.join(parent, name)  # noqa: PTH118 (a Path costs more than the listing)
+        f"{parent}{os.sep}{name}"
         for parent, _, files in os.walk(directory)
         for name in files
-        if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
+        if not name.startswith(".") and name.lower().endswith(SUFFIXES)
     )
