@@ -118,7 +118,7 @@ def _prepare(
     if size is not None:
         split = fixed_subset(split, size, f"{label}_size")
     changed = config.image_size is not None or config.channels is not None
-    if isinstance(split.images, np.ndarray) and changed:
+    if isinstance(split.images, np.ndarray) and (changed or config.storage == "stream"):
         pixels = split.images
         channels = config.channels or pixels.shape[-1]
         images = ArrayImages(channels, config.image_size, pixels)

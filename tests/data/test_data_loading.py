@@ -5,7 +5,7 @@ import pytest
 
 from dal_jax import data
 from dal_jax.config import DatasetConfig
-from dal_jax.data import Split
+from dal_jax.data import Split, batches
 from dal_jax.data.split import Subset
 from dal_jax.errors import InputError
 
@@ -75,6 +75,17 @@ def test_image_size_and_channels_apply_to_arrays_in_memory():
     assert dataset.test.image_shape == (4, 4, 3)
     pixels = dataset.train.images
     np.testing.assert_array_equal(pixels[..., 0], pixels[..., 2])
+
+
+def test_images_in_memory_are_streamed_where_that_is_asked_for():
+    streamed = load(name="digits", storage="stream", train_size=10).train
+    assert not streamed.in_memory
+    kept = load(name="digits", train_size=10).train
+    assert kept.in_memory
+    pytest.importorskip("grain")
+    order = np.arange(9, -1, -1).reshape(2, 5)
+    stream = batches.stream(streamed, order)
+    np.testing.assert_array_equal(np.stack(list(stream)), kept.images[order])
 
 
 @pytest.mark.parametrize(
