@@ -268,6 +268,24 @@ def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(
     check_same_run(read_run(workdir), read_run(finished))
 
 
+@pytest.mark.parametrize(("call", "step"), [(2, 4), (5, 9), (6, 10)])
+def test_a_signal_between_programs_of_fixed_length(
+    call, step, command, signalled, monkeypatch, tmp_path, read_run, check_same_run
+):
+    """As on GPU and TPU: an epoch of 5 steps is programs of 2, 2 and 1."""
+    monkeypatch.setattr("dal_jax.training.feed.scans", lambda: True)
+    monkeypatch.setattr("dal_jax.training.feed._MOST_ROWS", 2)
+    workdir, reference = tmp_path / "run", tmp_path / "reference"
+    # On an otherwise quick machine a call is all of an epoch.
+    assert command(f"--workdir={reference}", *SMALL).status == 0
+    signalled(signal.SIGTERM, call)
+    assert command(f"--workdir={workdir}", *SMALL).status == 143
+    outcome = command(f"--workdir={workdir}", *SMALL)
+    assert outcome.status == 0
+    assert f"going on at step {step} of 20" in outcome.err
+    check_same_run(read_run(workdir), read_run(reference))
+
+
 # An evaluation of 320 training and 500 test examples, 100 in a call.
 LONG_EVALUATION = (*SMALL, "--config.eval_batch_size=100")
 
