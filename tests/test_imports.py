@@ -74,6 +74,39 @@ def test_flax_and_orbax_stay_where_they_are_known(package, homes):
     assert {user for user in users if not user.startswith(homes)} == set()
 
 
+def attributes(path):
+    """Full names of what a file takes from the modules that it imports."""
+    names = imported(path)
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Attribute):
+            names.add(ast.unparse(node))
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize(
+    ("known", "home"),
+    [
+        (
+            ("jax.pmap", "jax.sharding", "jax.shard_map", "jax.make_mesh"),
+            "training/parallel.py",
+        ),
+        (
+            ("jax.process_", "jax.distributed", "jax.experimental.multihost_utils"),
+            "training/processes.py",
+        ),
+    ],
+)
+def test_devices_and_processes_are_known_to_one_module_each(known, home):
+    users = {
+        str(path)
+        for path in MODULES
+        if any(name.startswith(known) for name in attributes(path))
+    }
+    assert users == {home}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_slow_imports_wait_until_they_are_needed(path):
     slow = {"tensorflow_datasets", "grain", "orbax", "matplotlib", "sklearn", "PIL"}

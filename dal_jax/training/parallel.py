@@ -21,7 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dal_jax.errors import InputError, unknown_name
-from dal_jax.training.processes import local_rows
+from dal_jax.training.processes import is_alone, local_rows
 
 PyTree = Any
 MODES = ("jit", "pmap")
@@ -231,7 +231,7 @@ class Pmap:
 
 
 def _put(value: Any, sharding: NamedSharding) -> jax.Array:
-    if jax.process_count() == 1:
+    if is_alone():
         return jax.device_put(value, sharding)
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         return value

@@ -9,6 +9,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from dal_jax.training import experiment as experiments
@@ -266,6 +267,66 @@ def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(
     assert outcome.status == 0
     assert f"going on at step {step} of 20" in outcome.err
     check_same_run(read_run(workdir), read_run(finished))
+
+
+@pytest.mark.parametrize(
+    ("loss", "kept"), [("elr", "loss_memory"), ("nlnl", "opt_state")]
+)
+def test_what_a_loss_remembers_and_draws_goes_on(
+    loss, kept, command, signalled, tmp_path, read_run, check_same_run
+):
+    arguments = (*SMALL, f"--config.loss.name={loss}")
+    workdir, reference = tmp_path / "run", tmp_path / "reference"
+    assert command(f"--workdir={reference}", *arguments).status == 0
+    signalled(signal.SIGTERM, 7)
+    assert command(f"--workdir={workdir}", *arguments).status == 143
+    assert command(f"--workdir={workdir}", *arguments).status == 0
+    run = read_run(workdir)
+    assert any(np.ptp(run.arrays[name]) > 0 for name in run.arrays if kept in name)
+    check_same_run(run, read_run(reference))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_goes_on_in_the_middle_of_an_epoch(
+    workers, command, signalled, tmp_path, read_run, check_same_run
+):
+    pytest.importorskip("grain")
+    digits = load_digits()
+    for i, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        path = tmp_path / "images" / str(label) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if i < 320:
+            Image.fromarray((image * 15.9).astype(np.uint8)).save(path)
+    arguments = (
+        "--config.model.name=mlp",
+        "--config.num_epochs=3",
+        "--config.dataset.name=folder",
+        f"--config.dataset.train_path={tmp_path / 'images'}",
+        "--config.dataset.storage=stream",
+        f"--config.dataset.workers={workers}",
+    )
+    workdir, reference = tmp_path / "run", tmp_path / "reference"
+    assert command(f"--workdir={reference}", *arguments).status == 0
+    signalled(signal.SIGTERM, 8)
+    assert command(f"--workdir={workdir}", *arguments).status == 143
+    outcome = command(f"--workdir={workdir}", *arguments)
+    assert outcome.status == 0
+    assert "going on at step 8 of 15" in outcome.err
+    check_same_run(read_run(workdir), read_run(reference))
+
+
+def test_a_checkpoint_of_another_configuration_is_passed_over(
+    finished, stopped_at_12, command, tmp_path, read_run, check_same_run
+):
+    """One that was copied here, say: its digest of the configuration tells."""
+    other = tmp_path / "other"
+    assert command(f"--workdir={other}", *SMALL, "--config.seed=1").status == 0
+    shutil.copytree(other / "checkpoints" / "15", stopped_at_12 / "checkpoints" / "15")
+    outcome = command(f"--workdir={stopped_at_12}", *SMALL)
+    assert outcome.status == 0
+    assert "checkpoint 15 is damaged (it is of a run with another" in outcome.err
+    assert "going on at step 12 of 20" in outcome.err
+    check_same_run(read_run(stopped_at_12), read_run(finished))
 
 
 @pytest.mark.parametrize(("call", "step"), [(2, 4), (5, 9), (6, 10)])
