@@ -204,3 +204,80 @@ def test_elr_remembers_the_examples_it_has_seen():
     )
     value, _ = weighted.apply(LOGITS, LABELS, 0, weighted.init(), index)
     np.testing.assert_allclose(value, losses.ce(LOGITS, LABELS), rtol=1e-5)
+
+
+# Of each hyper-parameter two values that are allowed for every loss that has it.
+TWO_VALUES = {
+    "a": (2.0, 3.0),
+    "alpha": (0.5, 2.0),
+    "beta": (0.3, 0.6),
+    "bootstrap": ("soft", "hard"),
+    "class_weights": (np.ones(4), np.array([1.0, 2.0, 3.0, 4.0])),
+    "gamma": (0.5, 1.5),
+    "min_probability": (1e-7, 1e-3),
+    "noise_rate": (0.2, 0.4),
+    "num_iters": (1, 5),
+    "num_negatives": (1, 7),
+    "order": (1, 4),
+    "p": (0.1, 0.5),
+    "per_epoch": (True, False),
+    "pi": (0.3, 0.6),
+    "q": (0.5, 2.0),
+    "q_end": (1.2, 1.6),
+    "q_start": (0.3, 0.6),
+    "regularization_growth": (1.0, 1.1),
+    "regularization_weight": (1.0, 2.0),
+    "seed": (0, 1),
+    "t1": (0.5, 0.8),
+    "t2": (1.2, 1.6),
+    "tau": (2.0, 10.0),
+    "temperature": (0.3, 0.5),
+    "transition_matrix": (0.8 * np.eye(4) + 0.05, np.tri(4) / np.arange(1, 5)[:, None]),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper"),
+    [(name, hyper) for name in losses.names() for hyper in losses.accepted(name)],
+)
+def test_every_hyperparameter_reaches_its_loss(name, hyper):
+    options = {"steps_per_epoch": 5}
+    if "noise_rate" in losses.accepted(name):
+        options["noise_rate"] = 0.2
+    if hyper == "transition_matrix":
+        options["noise_rate"] = None
+    if (name, hyper) == ("ce_sr", "per_epoch"):
+        options["regularization_growth"] = 1.1
+    first, second = (
+        apply(made(name, **{**options, hyper: value}), step=18)
+        for value in TWO_VALUES[hyper]
+    )
+    assert np.abs(first - second).max() > 1e-4
+
+
+def test_defaults_are_the_values_published_for_cifar10():
+    for name, published in presets._PRESETS["cifar10"].items():
+        published = dict(published)
+        # The paper's own choice for most data sets; a growth needs to know the epochs.
+        published |= {"phuber_ce": {"tau": 10.0}}.get(name, {})
+        published |= {"ce_sr": {"regularization_growth": 1.0}}.get(name, {})
+        default, given = (apply(made(name, **p), step=7) for p in ({}, published))
+        np.testing.assert_array_equal(default, given, err_msg=name)
+
+
+def test_released_values_for_cifar100_and_webvision():
+    cifar100, webvision = (presets._PRESETS[key] for key in ("cifar100", "webvision"))
+    for name in ("sce", "nce_rce", "nce_agce"):
+        assert (cifar100[name]["alpha"], cifar100[name]["beta"]) == (10, 0.1)
+    for name in ("sce", "nce_rce"):
+        assert (webvision[name]["alpha"], webvision[name]["beta"]) == (50, 0.1)
+    assert cifar100["gce"] == webvision["gce"] == {"q": 0.7}
+    assert cifar100["nlnl"] == {"num_negatives": 110}
+    assert cifar100["bi_tempered"] == {"t1": 0.7, "t2": 1.5, "num_iters": 5}
+    assert cifar100["taylor_ce"] == {"order": 18}
+    assert cifar100["agce"] == {"a": 3.0, "q": 0.7}
+    assert webvision["agce"] == {"a": 1e-5, "q": 0.5}
+    assert (cifar100["js"], webvision["js"]) == ({"pi": 0.5}, {"pi": 0.1})
+    weights = [x["ce_sr"]["regularization_weight"] for x in (cifar100, webvision)]
+    assert weights == [8, 2]
+    assert (cifar100["dal"]["q_start"], webvision["dal"]["q_start"]) == (0.6, 0.4)

@@ -248,3 +248,21 @@ def test_equal_largest_logits_share_the_gradient_of_the_maximum(name, num_classe
     gradient = jax.grad(loss)(logits)
     np.testing.assert_allclose(gradient.sum(), 0, atol=1e-12)
     np.testing.assert_allclose(gradient[:3], gradient[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("sce", (CE, losses.rce)),
+        ("nce_rce", (losses.nce, losses.rce)),
+        ("nce_agce", (losses.nce, losses.agce)),
+        ("anl_ce", (losses.nce, losses.nnce)),
+    ],
+)
+def test_sums_of_two_losses(name, parts, x64):
+    own = {losses.agce: {"a": 0.4, "q": 1.7}, losses.nnce: {"min_probability": 0.02}}
+    first, second = (value_and_gradient(part, **own.get(part, {})) for part in parts)
+    actual = value_and_gradient(
+        getattr(losses, name), alpha=0.7, beta=2.5, **own.get(parts[1], {})
+    )
+    np.testing.assert_allclose(actual, 0.7 * first + 2.5 * second, rtol=1e-12)
