@@ -74,7 +74,11 @@ def aul(
     .. math::
       L = \frac{(a - p_y)^q - (a - 1)^q}{q}
 
-    At ``q = 1`` the mean absolute error; as ``a`` grows, a multiple of it.
+    At ``q = 1`` the mean absolute error; as ``a`` grows, a multiple of it. The slope by
+    :math:`p_y` is :math:`-(a - p_y)^{q - 1}`, at the published values 20 to 30 times
+    that of the mean absolute error. The authors clip the global norm of the gradient
+    at 5; a step that suits the cross entropy may need less
+    (``--config.optimizer.clip_norm``).
 
     Args:
       logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in

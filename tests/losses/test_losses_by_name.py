@@ -1,6 +1,7 @@
 """Losses by name: hyper-parameters, presets, ranges, schedules, memory, errors."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -241,7 +242,7 @@ TWO_VALUES = {
     [(name, hyper) for name in losses.names() for hyper in losses.accepted(name)],
 )
 def test_every_hyperparameter_reaches_its_loss(name, hyper):
-    options = {"steps_per_epoch": 5}
+    options: dict[str, Any] = {"steps_per_epoch": 5}
     if "noise_rate" in losses.accepted(name):
         options["noise_rate"] = 0.2
     if hyper == "transition_matrix":
