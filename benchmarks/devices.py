@@ -55,12 +55,34 @@ def _two_steps(model: ModelConfig) -> TrainConfig:
     return config
 
 
+def _streamed(epochs: int) -> TrainConfig:
+    config = _small("dal", ModelConfig("mlp", hidden=(32,)), epochs)
+    config.dataset.name, config.dataset.storage = "folder", "stream"
+    config.dataset.workers = 0
+    return config
+
+
+def write_images(directory: Path) -> None:
+    """Writes a few of the digits as files, for the cases that stream them."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
+    for i, (image, label) in enumerate(zip(pixels[:340], digits.target, strict=False)):
+        path = directory / ("train" if i < 240 else "test") / str(label) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
 CASES: dict[str, Callable[[], TrainConfig]] = {
     "cnn": lambda: TrainConfig(num_epochs=3),
     "small cnn": lambda: _small("dal", ModelConfig("cnn", (8, 16), (32,)), 2),
     "resnet18": lambda: _two_steps(ModelConfig("resnet18")),
     "long": lambda: _small("dal", ModelConfig("cnn", (8, 16), (32,)), 20),
     "elr": lambda: _small("elr", ModelConfig("mlp", hidden=(32,)), 2),
+    "streamed": lambda: _streamed(2),
+    "streamed long": lambda: _streamed(20),
     "nlnl": lambda: _small("nlnl", ModelConfig("mlp", hidden=(32,)), 2),
 }
 
@@ -80,6 +102,9 @@ def start(
     arguments: Sequence[str] = (),
 ) -> subprocess.Popen:
     """Starts a process with so many devices that trains every case in every way."""
+    images = out.parent / "images"
+    if not images.exists():
+        write_images(images)
     flags = f"--xla_force_host_platform_device_count={devices}"
     paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
@@ -87,6 +112,7 @@ def start(
             sys.executable,
             __file__,
             f"--train={out}",
+            f"--images={images}",
             f"--cases={'|'.join(cases)}",
             f"--ways={'|'.join(ways)}",
             *arguments,
@@ -201,6 +227,9 @@ def train(options: argparse.Namespace) -> None:
         for way in options.ways.split("|"):
             config = copy.deepcopy(CASES[case]())
             config.parallel, config.model_devices = WAYS[way]
+            if config.dataset.name == "folder":
+                config.dataset.train_path = str(options.images / "train")
+                config.dataset.test_path = str(options.images / "test")
             train_and_evaluate(config, options.train / f"{case}, {way}")
 
 
@@ -261,6 +290,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path)
     # Of the processes that this one starts.
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--images", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--ways", default="jit", help=argparse.SUPPRESS)
     parser.add_argument("--coordinator", help=argparse.SUPPRESS)
     parser.add_argument("--process_id", type=int, help=argparse.SUPPRESS)

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 def describe() -> dict[str, Any]:
     """Returns machine, versions, commit and command as plain values."""
     return {
+        "date": time.strftime("%Y-%m-%d"),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),

@@ -356,7 +356,6 @@ LONG_EVALUATION = (*SMALL, "--config.eval_batch_size=100")
     [
         ("train", 1, 5),
         ("train", 4, 5),
-        ("test", 2, 5),
         ("test", 9, 10),
         ("test", 18, 20),
     ],

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import resource
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -171,6 +172,46 @@ def test_a_signal_is_answered_whatever_takes_long(
     assert command(f"--workdir={workdir}", *arguments).status == 0
     assert command(f"--workdir={reference}", *arguments).status == 0
     check_same_run(read_run(workdir), read_run(reference))
+
+
+def test_a_signal_to_one_of_two_processes_stops_both(start_training, tmp_path):
+    workdir = tmp_path / "run"
+
+    def start_two():
+        with socket.socket() as listener:
+            listener.bind(("localhost", 0))
+            port = listener.getsockname()[1]
+        return [
+            start_training(
+                f"--workdir={workdir}",
+                f"--coordinator=localhost:{port}",
+                "--num_processes=2",
+                f"--process_id={i}",
+                "--nocompilation_cache",
+                "--config.model.name=mlp",
+                "--config.batch_size=8",
+                "--config.num_epochs=12",
+                "--config.dataset.train_size=320",
+                "--config.dataset.test_size=40",
+                devices=2,
+            )
+            for i in range(2)
+        ]
+
+    pair = start_two()
+    wait_until((workdir / "metrics.jsonl").exists, pair[0])
+    wait_until(lambda: (workdir / "metrics.jsonl").stat().st_size > 0, pair[0])
+    pair[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=200)[1] for process in pair]
+    assert [process.returncode for process in pair] == [143, 143], errors
+    for err in errors:
+        assert "error: stopped at step " in err
+    pair = start_two()
+    errors = [process.communicate(timeout=200)[1] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], errors
+    assert "going on at step" in errors[0]
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 13))
 
 
 def test_a_full_disk_stops_in_one_line_and_the_last_checkpoint_is_whole(
