@@ -266,3 +266,10 @@ def test_sums_of_two_losses(name, parts, x64):
         getattr(losses, name), alpha=0.7, beta=2.5, **own.get(parts[1], {})
     )
     np.testing.assert_allclose(actual, 0.7 * first + 2.5 * second, rtol=1e-12)
+
+
+def test_elr_targets_are_a_running_mean_of_the_predictions(x64):
+    before = RNG.dirichlet(np.ones(6), 40)
+    targets = losses.elr_targets(LOGITS / 4, before, beta=0.9)
+    expected = 0.9 * before + 0.1 * np.asarray(jax.nn.softmax(LOGITS / 4))
+    np.testing.assert_allclose(targets, expected, rtol=1e-12)
