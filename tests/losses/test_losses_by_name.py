@@ -45,6 +45,15 @@ def test_every_loss_can_be_configured_from_the_command_line(name):
     assert np.all(np.isfinite(value))
 
 
+# Those of the others take more than logits, labels and hyper-parameters.
+@pytest.mark.parametrize("name", sorted({*losses.names()} - {"dal", "elr", "nlnl"}))
+def test_a_name_stands_for_the_function_of_that_name(name):
+    options = {"noise_rate": 0.2} if "noise_rate" in losses.accepted(name) else {}
+    by_name = losses.make(name, **options)(LOGITS, LABELS, 0)
+    expected = getattr(losses, name)(LOGITS, LABELS, **options)
+    np.testing.assert_array_equal(by_name, expected)
+
+
 def test_every_loss_field_belongs_to_a_loss():
     fields = {field.name for field in dataclasses.fields(LossConfig)}
     known = {key for name in losses.names() for key in losses.accepted(name)}
