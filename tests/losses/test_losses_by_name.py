@@ -12,7 +12,8 @@ import pytest
 from dal_jax import losses
 from dal_jax.config import LossConfig
 from dal_jax.errors import InputError
-from dal_jax.losses import presets
+from dal_jax.losses import presets, ranges
+from dal_jax.losses.ranges import check_ranges
 from dal_jax.training.experiment import make_loss
 
 LOGITS = jnp.asarray(np.random.default_rng(2).normal(0, 2, (6, 4)), jnp.float32)
@@ -291,3 +292,52 @@ def test_released_values_for_cifar100_and_webvision():
     weights = [x["ce_sr"]["regularization_weight"] for x in (cifar100, webvision)]
     assert weights == [8, 2]
     assert (cifar100["dal"]["q_start"], webvision["dal"]["q_start"]) == (0.6, 0.4)
+
+
+JUST_ABOVE_0, JUST_BELOW_1 = 1e-9, 1 - 1e-9
+# Of each hyper-parameter the ends of its range, then what lies beyond them.
+ENDS = {
+    ("ael", "a"): ([JUST_ABOVE_0], [0, -1]),
+    ("agce", "a"): ([0], [-1e-9]),
+    ("agce", "q"): ([0], [-1e-9]),
+    ("anl_ce", "min_probability"): ([JUST_ABOVE_0, JUST_BELOW_1], [0, 1]),
+    ("aul", "a"): ([1 + 1e-9], [1]),
+    ("aul", "q"): ([JUST_ABOVE_0], [0]),
+    ("backward_correction", "noise_rate"): ([0, JUST_BELOW_1], [-1e-9, 1]),
+    ("bi_tempered", "num_iters"): ([0], [-1]),
+    ("bi_tempered", "t1"): ([-5, 1.999], [2]),
+    ("bi_tempered", "t2"): ([1], [0.999]),
+    ("ce_sr", "p"): ([JUST_ABOVE_0, 1], [0, 1.001]),
+    ("ce_sr", "regularization_growth"): ([JUST_ABOVE_0], [0]),
+    ("ce_sr", "regularization_weight"): ([0], [-1e-9]),
+    ("ce_sr", "temperature"): ([JUST_ABOVE_0], [0]),
+    ("dal", "q_end"): ([0], [-1e-9]),
+    ("dal", "q_start"): ([0], [-1e-9]),
+    ("elr", "beta"): ([0, 1], [-1e-9, 1.001]),
+    ("focal", "gamma"): ([0], [-1e-9]),
+    ("forward_correction", "noise_rate"): ([0, JUST_BELOW_1], [-1e-9, 1]),
+    ("hard_bootstrapping", "beta"): ([0, 1], [-1e-9, 1.001]),
+    ("js", "pi"): ([JUST_ABOVE_0, JUST_BELOW_1], [0, 1]),
+    ("nlnl", "num_negatives"): ([1], [0]),
+    ("phuber_ce", "tau"): ([1], [0.999]),
+    ("sce", "alpha"): ([0, 100], [-1e-9]),
+    ("sce", "beta"): ([0, 100], [-1e-9]),
+    ("soft_bootstrapping", "beta"): ([0, 1], [-1e-9, 1.001]),
+    ("taylor_ce", "order"): ([1], [0]),
+}
+
+
+@pytest.mark.parametrize(("name", "hyper"), ENDS)
+def test_ends_of_ranges(name, hyper):
+    within, beyond = ENDS[name, hyper]
+    for value in within:
+        check_ranges(name, {hyper: value})
+    for value in beyond:
+        with pytest.raises(InputError, match=f"{hyper}=.* is out of range"):
+            check_ranges(name, {hyper: value})
+
+
+def test_every_range_is_tested():
+    tested = {hyper for _, hyper in ENDS}
+    assert tested == set(ranges._RANGES)
+    assert set(ranges._RANGES_OF_ONE) <= set(ENDS)
