@@ -4,14 +4,11 @@ Reed et al. (2014), "Training Deep Neural Networks on Noisy Labels with Bootstra
 arXiv:1412.6596.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from dal_jax.losses import log_space
-from dal_jax.losses.dal import ce
-from dal_jax.losses.summation import share_of_top
+from dal_jax.losses.dal import ce, ce_of_top
 
 
 def soft_bootstrapping(
@@ -109,26 +106,9 @@ def hard_bootstrapping(
     """
     given = ce(logits, labels, axis=axis, where=where)
     logits, _, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    believed = log_space.mask(_ce_of_top(axis, logits), where)
+    believed = log_space.mask(ce_of_top(axis, logits), where)
     beta = jnp.asarray(beta)
     return beta * given + (1 - beta) * believed
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _ce_of_top(axis: int, logits: jax.Array) -> jax.Array:
-    top = jnp.max(logits, axis, keepdims=True)
-    return jnp.log(jnp.sum(jnp.exp(logits - top), axis))
-
-
-@_ce_of_top.defjvp
-def _ce_of_top_jvp(axis, primals, tangents):
-    (logits,), (d_logits,) = primals, tangents
-    top = jnp.max(logits, axis, keepdims=True)
-    exps = jnp.exp(logits - jax.lax.stop_gradient(top))
-    total = jnp.sum(exps, axis, keepdims=True)
-    # Finding the index of the largest takes far longer than comparing with it.
-    gradient = exps / total - share_of_top(logits, top, axis)
-    return _ce_of_top(axis, logits), jnp.sum(gradient * d_logits, axis)
 
 
 def _weighted_ce(log_p: jax.Array, beta: jax.Array) -> jax.Array:

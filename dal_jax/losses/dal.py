@@ -4,6 +4,7 @@ Li et al. (2023), "Dynamics-Aware Loss for Learning with Label Noise", Pattern
 Recognition, arXiv:2303.11562.
 """
 
+import functools
 import math
 
 import jax
@@ -12,6 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.errors import unknown_name
 from dal_jax.losses import log_space
+from dal_jax.losses.summation import share_of_top
 from dal_jax.schedules import CIFAR_SCHEDULE, Schedule
 
 
@@ -154,8 +156,8 @@ def dal_objective(
     )
     if soft:
         return loss
-    own = jnp.argmax(jax.lax.stop_gradient(jnp.asarray(logits)), axis)
-    return loss + weight * ce(logits, own, axis=axis, where=where)
+    logits, _, axis = log_space.prepare(logits, labels, axis=axis, where=where)
+    return loss + weight * log_space.mask(ce_of_top(axis, logits), where)
 
 
 def gce(
@@ -263,6 +265,24 @@ def ce(
       [0.17 0.68]
     """
     return log_space.of_label(_ce_term, logits, labels, axis=axis, where=where)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def ce_of_top(axis: int, logits: jax.Array) -> jax.Array:
+    """Cross entropy against the most probable class, the mean of them if several."""
+    top = jnp.max(logits, axis, keepdims=True)
+    return jnp.log(jnp.sum(jnp.exp(logits - top), axis))
+
+
+@ce_of_top.defjvp
+def _ce_of_top_jvp(axis, primals, tangents):
+    (logits,), (d_logits,) = primals, tangents
+    top = jnp.max(logits, axis, keepdims=True)
+    exps = jnp.exp(logits - jax.lax.stop_gradient(top))
+    total = jnp.sum(exps, axis, keepdims=True)
+    # Finding the index of the largest takes far longer than comparing with it.
+    gradient = exps / total - share_of_top(logits, top, axis)
+    return ce_of_top(axis, logits), jnp.sum(gradient * d_logits, axis)
 
 
 @jax.custom_jvp

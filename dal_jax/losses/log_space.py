@@ -39,6 +39,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from dal_jax.losses.summation import below, sums_over_classes
+
 Term = Callable[..., jax.Array]
 
 
@@ -64,14 +66,28 @@ def prepare(
     Raises:
       AssertionError: from chex at trace time, naming the argument at fault.
     """
+    logits, labels, axis = _check(logits, labels, axis=axis, where=where)
+    return logits.astype(_wide(logits)), labels, axis
+
+
+def _wide(logits: jax.Array) -> Any:
+    return jnp.promote_types(logits.dtype, jnp.float32)
+
+
+def _check(
+    logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike,
+    *,
+    axis: int,
+    where: jax.typing.ArrayLike | None,
+) -> tuple[jax.Array, jax.Array, int]:
+    """As :func:`prepare`, but the logits keep their dtype."""
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise AssertionError(f"logits must be floating, got {logits.dtype}")
     chex.assert_axis_dimension_gteq(logits, axis, 1)
     axis %= logits.ndim
     rows = logits.shape[:axis] + logits.shape[axis + 1 :]
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    logits = logits.astype(dtype)
     if jnp.issubdtype(labels.dtype, jnp.integer):
         chex.assert_shape(
             labels, rows, custom_message=_shapes("integer labels", logits, axis)
@@ -83,7 +99,7 @@ def prepare(
             logits.shape,
             custom_message=_shapes("labels as distributions", logits, axis),
         )
-        labels = labels.astype(dtype)
+        labels = labels.astype(_wide(logits))
     else:
         raise AssertionError(
             f"labels must be integers or floating distributions, got {labels.dtype}"
@@ -155,8 +171,8 @@ def of_label(
     Returns:
       The loss of each row, ``[...]``, in float32 (float64 for float64 logits).
     """
-    logits, labels, axis = prepare(logits, labels, axis=axis, where=where)
-    as_float = functools.partial(jnp.asarray, dtype=logits.dtype)
+    logits, labels, axis = _check(logits, labels, axis=axis, where=where)
+    as_float = functools.partial(jnp.asarray, dtype=_wide(logits))
     parameters = tuple(map(as_float, parameters))
     weight = None if entropy_weight is None else as_float(entropy_weight)
     return mask(_of_label(term, axis, logits, labels, weight, parameters), where)
@@ -223,10 +239,23 @@ class Softmax:
         self.labels, self.soft = labels, labels.ndim == logits.ndim
         self.widen = functools.partial(jnp.expand_dims, axis=axis)
         self.axis = axis
-        top = jax.lax.stop_gradient(jnp.max(logits, axis))
-        self.shifted = logits - self.widen(top)
+        top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
+        narrow, logits = logits, logits.astype(_wide(logits))
+        top = top.astype(logits.dtype)
+        self.shifted = logits - top
         self.exps = jnp.exp(self.shifted)
-        self.total = jnp.sum(self.exps, axis)
+        moment = None
+        if with_entropy and narrow.dtype != logits.dtype:
+            degrees = jnp.arange(2, dtype=logits.dtype)
+            sums = sums_over_classes(_moment, narrow, (top,), (degrees,), axis)
+            self.total, moment = jnp.squeeze(sums, axis + 1)
+        else:
+            self.total = jnp.sum(self.exps, axis)
+            if with_entropy:
+                # Halved, because XLA's CPU backend would write ``shifted`` out.
+                half = logits / 2 - top / 2
+                moment = 2 * jnp.sum(self.exps * half, axis)
+        top = jnp.squeeze(top, axis)
         self.log_total = jnp.log(self.total)
         if self.soft:
             # A class of logit -inf and of label 0 adds nothing, not 0 times inf.
@@ -234,9 +263,8 @@ class Softmax:
             self.log_p = finite - self.widen(self.log_total)
         else:
             self.log_p = select_label(logits, labels, axis) - top - self.log_total
-        if with_entropy:
-            mean = _weighted_sum(axis, self.exps, logits, top) / self.total
-            self.entropy = self.log_total - mean
+        if moment is not None:
+            self.entropy = self.log_total - moment / self.total
 
     def fit(self, parameter: jax.Array) -> jax.Array:
         """A parameter, one for all or one a row, in the rank of ``log_p``."""
@@ -281,41 +309,10 @@ def _pick_jvp(axis, primals, tangents):
     return _pick(axis, values, labels), tangent
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _weighted_sum(
-    axis: int, weights: jax.Array, values: jax.Array, origin: jax.Array
-) -> jax.Array:
-    """Sum of ``weights * (values - origin)``, with no array of that size in memory."""
-    num_classes = values.shape[axis]
-    # The largest power of two keeps the blocks whole where the axis is sharded.
-    blocks = num_classes & -num_classes
-    while blocks > 1 and num_classes // blocks < 64:
-        blocks //= 2
-
-    def plain(weights, values, origin):
-        return jnp.sum(weights * (values - jnp.expand_dims(origin, axis)), axis)
-
-    def blocked(weights, values, origin):
-        # XLA's CPU backend turns a sum over an outer axis into vector instructions,
-        # but writes its factors out before a sum over the innermost one. Subtracting
-        # after the reshape keeps it from rewriting this as the latter.
-        shape = (*values.shape[:-1], blocks, num_classes // blocks)
-        offset = values.reshape(shape) - origin[..., None, None]
-        return jnp.sum(jnp.sum(weights.reshape(shape) * offset, -2), -1)
-
-    if axis != values.ndim - 1 or blocks == 1:
-        return plain(weights, values, origin)
-    return jax.lax.platform_dependent(
-        weights, values, origin, cpu=blocked, default=plain
-    )
-
-
-@_weighted_sum.defjvp
-def _weighted_sum_jvp(axis, primals, tangents):
-    (weights, values, origin), (d_weights, d_values, _) = primals, tangents
-    offset = values - jnp.expand_dims(origin, axis)
-    tangent = jnp.sum(d_weights * offset + weights * d_values, axis)
-    return _weighted_sum(axis, weights, values, origin), tangent
+def _moment(logits: jax.Array, top: jax.Array, degree: jax.Array) -> jax.Array:
+    """Exponentials for degree 0, and times their exponents for degree 1."""
+    shifted = below(logits.astype(top.dtype), top)
+    return jnp.exp(shifted) * (1 - degree + degree * shifted)
 
 
 def _shift(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from dal_jax.losses import log_space
-from dal_jax.losses.summation import sum_over_classes
 
 
 def nlnl(
@@ -92,27 +91,29 @@ def _against_jvp(primals, tangents):
 class _Odds:
     r"""Log-odds :math:`\log(p_n / (1 - p_n))`, exact however sure the prediction.
 
-    All but a single most probable class leave :math:`1 - p_n` as a difference; for that
-    one it is the sum over the classes below it, on a scale of their own.
+    A class that has less than half of the probability leaves :math:`1 - p_n` as a
+    difference; for one that has more it is the sum over all others, on a scale of
+    their own.
     """
 
     def __init__(self, logits: jax.Array, negatives: jax.Array):
         self.logits, self.negatives = logits, negatives
         self.top = jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
-        # As many as there are, but as exponentials, so as to be differentiated again.
-        equal = sum_over_classes(_equal, logits, (self.top,), 1)
-        below = jnp.where(logits == self.top, -jnp.inf, logits)
-        second = jax.lax.stop_gradient(jnp.max(below, -1, keepdims=True))
-        second = jnp.where(jnp.isfinite(second), second, self.top)
-        total = jnp.sum(jnp.exp(below - second), -1, keepdims=True)
-        total = jnp.maximum(total, jnp.finfo(logits.dtype).tiny)
+        # Halved, because XLA's CPU backend would write the gradient's difference out.
+        half = logits / 2 - self.top / 2
+        total = jnp.sum(jnp.exp(2 * half), -1, keepdims=True)
+        second = _largest_below(logits, self.top)
+        # The largest logit counts as ``cap``, which is then taken off.
+        cap = jnp.minimum((self.top - second) / 2, 1)
+        capped = jnp.exp(jnp.minimum(logits - second, cap))
+        rest = jnp.sum(capped, -1, keepdims=True) - jnp.exp(cap)
+        rest = jnp.maximum(rest, jnp.finfo(logits.dtype).tiny)
         # Relative to the largest logit, as all that follows.
-        self.log_below = second - self.top + jnp.log(total)
+        self.log_below = second - self.top + jnp.log(rest)
         shifted = jnp.take_along_axis(logits, negatives, -1) - self.top
-        self.alone = (shifted == 0) & (equal == 1)
         self.exps = jnp.exp(shifted)
-        others = equal + jnp.exp(self.log_below) - self.exps
-        self.others = jnp.where(self.alone, 1, others)
+        self.alone = self.exps > total / 2
+        self.others = jnp.where(self.alone, 1, total - self.exps)
         log_others = jnp.where(self.alone, self.log_below, jnp.log(self.others))
         self.log_odds = shifted - log_others
 
@@ -127,9 +128,26 @@ class _Odds:
         is_top = self.logits == self.top
         shifted = self.logits - self.top - jnp.where(is_top, 0, origin)
         pushed = jnp.where(is_top, of_top, of_others) * jnp.exp(shifted)
-        pulled = jnp.arange(len(self.logits))[:, None], self.negatives
-        return (-pushed).at[pulled].add(slopes + pushes * self.exps)
+        return self._pull(-pushed, slopes + pushes * self.exps)
+
+    def _pull(self, values: jax.Array, pulls: jax.Array) -> jax.Array:
+        """Adds to the negatives' ``values``."""
+        if self.negatives.shape[-1] > 8:
+            rows = jnp.arange(len(values))[:, None]
+            return values.at[rows, self.negatives].add(pulls)
+        # Few selects fuse with the rest; a scatter has a pass to itself.
+        for n in range(self.negatives.shape[-1]):
+            drawn = log_space.one_hot(self.negatives[:, n], values.shape, 1)
+            values += jnp.where(drawn, pulls[:, n : n + 1], 0)
+        return values
 
 
-def _equal(logits: jax.Array, top: jax.Array) -> jax.Array:
-    return jnp.where(logits == top, jnp.exp(logits - top), 0)
+def _largest_below(logits: jax.Array, top: jax.Array) -> jax.Array:
+    """The largest logit below the largest, which it is itself if all are equal."""
+    logits, top = jax.lax.stop_gradient((logits, top))
+    large = jnp.finfo(logits.dtype).max
+    # Without a select, and in halves of its own, because XLA's CPU backend would
+    # write out either.
+    is_top = jnp.exp((logits / 4 - top / 4) * large)
+    second = jnp.max(logits - is_top * (large / 2), -1, keepdims=True)
+    return jnp.where(second > -large / 4, second, top)

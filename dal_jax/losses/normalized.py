@@ -12,18 +12,20 @@ these losses to others for that reason.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.losses import log_space
-from dal_jax.losses.focusing import focal_term
-from dal_jax.losses.summation import sum_over_classes
+from dal_jax.losses.summation import below, sums_over_classes
+
+Term = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 def of_all_labels(
-    term: log_space.Term,
+    term: Term,
     logits: jax.typing.ArrayLike,
     labels: jax.typing.ArrayLike,
     parameters: tuple = (),
@@ -31,10 +33,12 @@ def of_all_labels(
     axis: int = -1,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    r"""The loss ``term(log p_y, *parameters)`` over its sum over all labels.
+    r"""The loss :math:`a(\log p_y)` over its sum over all labels.
 
-    For distributions the numerator is the average under them. The arguments are those
-    of :func:`dal_jax.losses.log_space.of_label`, but ``parameters`` are scalars.
+    ``term(log_p, 1 - p, *parameters)`` returns :math:`a` and its derivative by
+    :math:`\log p`, elementwise. For distributions the numerator is the average under
+    them. The arguments are those of :func:`dal_jax.losses.log_space.of_label`, but
+    ``parameters`` are scalars.
 
     With :math:`S` the sum over the labels, the derivative is
 
@@ -49,13 +53,14 @@ def of_all_labels(
 
 
 def _share(
-    term: log_space.Term,
+    term: Term,
     axis: int,
     logits: jax.Array,
     labels: jax.Array,
     parameters: tuple[jax.Array, ...],
 ) -> jax.Array:
-    values = term(log_space.log_probs(logits, axis), *parameters)
+    log_p = log_space.log_probs(logits, axis)
+    values, _ = term(log_p, -jnp.expm1(log_p), *parameters)
     return log_space.select_label(values, labels, axis) / jnp.sum(values, axis)
 
 
@@ -69,16 +74,21 @@ def _share_of_label_jvp(term, axis, primals, tangents):
     softmax = log_space.Softmax(logits, labels, axis, with_entropy=False)
     widen = functools.partial(jnp.expand_dims, axis=axis)
     log_p = softmax.shifted - widen(softmax.log_total)
-    _, slopes = _with_slope(term, log_p, parameters)
-    value, slope = _with_slope(term, softmax.log_p, parameters)
+    rest = 1 - softmax.exps * widen(1 / softmax.total)
+    _, slopes = term(log_p, rest, *parameters)
+    rest_y = -jnp.expm1(softmax.log_p)
+    value, slope = term(softmax.log_p, rest_y, *parameters)
     top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
     rows = (top, widen(softmax.log_total), *parameters)
-    total, slopes_sum = (
-        jnp.squeeze(sum_over_classes(of_class, logits, rows, axis), axis)
-        for of_class in (
-            lambda z, top, rest, *p: _with_slope(term, z - top - rest, p)[0],
-            lambda z, top, rest, *p: _with_slope(term, z - top - rest, p)[1],
-        )
+    total, slopes_sum = jnp.squeeze(
+        sums_over_classes(
+            functools.partial(_mixed, term),
+            logits,
+            rows,
+            tuple(jnp.eye(2, dtype=logits.dtype)),
+            axis,
+        ),
+        axis + 1,
     )
     loss = value / total
     tangent = jnp.zeros_like(loss)
@@ -97,22 +107,31 @@ def _share_of_label_jvp(term, axis, primals, tangents):
             for p, d in zip(parameters, d_parameters, strict=True)
         )
 
-        def along(log_p):
-            of_parameters = functools.partial(term, log_p)
-            return jax.jvp(of_parameters, parameters, directions)[1]
+        def along(log_p, rest):
+            of_parameters = functools.partial(term, log_p, rest)
+            return jax.jvp(of_parameters, parameters, directions)[1][0]
 
-        change = along(softmax.log_p) - loss * jnp.sum(along(log_p), axis)
+        change = along(softmax.log_p, rest_y)
+        change -= loss * jnp.sum(along(log_p, rest), axis)
         tangent += change / total
     return loss, tangent
 
 
-def _with_slope(
-    term: log_space.Term, log_p: jax.Array, parameters: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    def of_log_p(log_p):
-        return term(log_p, *parameters)
-
-    return jax.jvp(of_log_p, (log_p,), (jnp.ones_like(log_p),))
+def _mixed(
+    term: Term,
+    logits: jax.Array,
+    top: jax.Array,
+    log_total: jax.Array,
+    *others: jax.Array,
+) -> jax.Array:
+    """A combination of the term and its derivative."""
+    *parameters, of_value, of_slope = others
+    log_p = below(logits, top) - log_total
+    value, slope = term(log_p, 1 - jnp.exp(log_p), *parameters)
+    mixed = of_value * value + of_slope * slope
+    # Of so many operations XLA's own kernel, which the select asks for, is faster than
+    # the library that takes sums and what feeds them.
+    return jnp.where(logits == logits, mixed, logits)
 
 
 def nce(
@@ -194,7 +213,9 @@ def nfl(
     References:
       Ma et al., 2020, arXiv:2006.13554.
     """
-    return of_all_labels(focal_term, logits, labels, (gamma,), axis=axis, where=where)
+    if isinstance(gamma, float) and gamma == 0.5:
+        return of_all_labels(_focal_of_half, logits, labels, axis=axis, where=where)
+    return of_all_labels(_focal, logits, labels, (gamma,), axis=axis, where=where)
 
 
 def nnce(
@@ -248,24 +269,36 @@ def nnce(
     return log_space.mask(1 - share, where)
 
 
-def _ce(log_p: jax.Array) -> jax.Array:
-    return -log_p
+def _ce(log_p: jax.Array, rest: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return -log_p, -jnp.ones_like(rest)
 
 
-@jax.custom_jvp
-def _negative(log_p: jax.Array, min_probability: jax.Array) -> jax.Array:
-    return jnp.maximum(log_p - jnp.log(min_probability), 0)
+def _focal(
+    log_p: jax.Array, rest: jax.Array, gamma: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    rest = _positive(rest, log_p)
+    # Several times faster than a power.
+    return _focal_with(jnp.exp((gamma - 1) * jnp.log(rest)), log_p, rest, gamma)
 
 
-@functools.partial(_negative.defjvp, symbolic_zeros=True)
-def _negative_jvp(primals, tangents):
-    log_p, min_probability = primals
-    d_log_p, d_min_probability = tangents
-    value = _negative(log_p, min_probability)
-    counted = jnp.where(value > 0, 1, jnp.zeros_like(value))
-    tangent = jnp.zeros_like(value)
-    if not isinstance(d_log_p, SymbolicZero):
-        tangent += counted * d_log_p
-    if not isinstance(d_min_probability, SymbolicZero):
-        tangent -= counted * d_min_probability / min_probability
-    return value, tangent
+def _focal_of_half(log_p: jax.Array, rest: jax.Array) -> tuple[jax.Array, jax.Array]:
+    rest = _positive(rest, log_p)
+    return _focal_with(jax.lax.rsqrt(rest), log_p, rest, 0.5)
+
+
+def _focal_with(power, log_p, rest, gamma):
+    return -power * rest * log_p, power * (gamma * (1 - rest) * log_p - rest)
+
+
+def _positive(rest: jax.Array, log_p: jax.Array) -> jax.Array:
+    """:math:`1 - p`, and its limit :math:`-\\log p` where it rounds to 0."""
+    limit = jnp.maximum(-log_p, jnp.finfo(rest.dtype).tiny)
+    return jnp.where(rest > 0, rest, limit)
+
+
+def _negative(
+    log_p: jax.Array, rest: jax.Array, min_probability: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    del rest
+    value = jnp.maximum(log_p - jnp.log(min_probability), 0)
+    return value, jnp.sign(jax.lax.stop_gradient(value))

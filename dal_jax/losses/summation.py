@@ -5,53 +5,61 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-# Few, since each is a copy of the function in the compiled program.
-_BLOCKS = 8
-_LEAST = 512
 
-
-def sum_over_classes(
+def sums_over_classes(
     function: Callable[..., jax.Array],
     logits: jax.Array,
-    rows: tuple[jax.Array, ...],
+    shared: tuple[jax.Array, ...],
+    each: tuple[jax.Array, ...],
     axis: int,
 ) -> jax.Array:
-    """Sums an elementwise function of the logits over the classes.
+    """Sums an elementwise function of the logits over the classes, several times.
+
+    XLA's CPU backend fuses a sum with all that feeds it (but comparisons and selects,
+    which the function should do without), unless another sum or the gradient has an
+    operation in common with it: that it computes once and writes out, which takes
+    longer than to compute it again. A loop keeps each sum by itself, and the barrier
+    keeps in the loop what does not change in it. Other backends make one pass over the
+    logits for all sums.
 
     Args:
-      function: elementwise, ``function(logits, *rows)``.
+      function: elementwise, ``function(logits, *shared, *one_of_each)``.
       logits: ``[..., num_classes]``.
-      rows: what the classes of a row share, of size 1 along ``axis``; one or more.
+      shared: what the classes of a row share, of size 1 along ``axis``, or scalars.
+      each: the same for every sum, along a new first axis of at least two.
       axis: the class axis, counted from the front.
 
     Returns:
-      The sums, of size 1 along ``axis``.
+      The sums, ``[number, ..., 1]``.
     """
 
-    def plain(logits, *rows):
-        return jnp.sum(function(logits, *rows), axis, keepdims=True)
+    def total(*arguments):
+        return jnp.sum(function(*arguments), axis, keepdims=True)
 
-    def folded(logits, *rows):
-        # XLA's CPU backend hands sums to a library that takes additions and products
-        # along, and writes out what else feeds them. A select, of what is always true
-        # unless the row is NaN, ends what it takes, so that the rest stays fused.
-        pieces = jnp.split(logits, _BLOCKS, axis)
-        total = sum(function(piece, *rows) for piece in pieces)
-        whole = rows[0] == rows[0]
-        total = jnp.where(whole, total, jnp.nan)
-        return jnp.where(whole, jnp.sum(total, axis, keepdims=True), jnp.nan)
+    def in_a_loop(logits, shared, each):
+        def add_up(_, own):
+            return None, total(*jax.lax.optimization_barrier((logits, *shared, *own)))
 
-    num_classes = logits.shape[axis]
-    if num_classes < _LEAST or num_classes % _BLOCKS:
-        return plain(logits, *rows)
-    return jax.lax.platform_dependent(logits, *rows, cpu=folded, default=plain)
+        return jax.lax.scan(add_up, None, each)[1]
+
+    def at_once(logits, shared, each):
+        rows = zip(*each, strict=True)
+        return jnp.stack([total(logits, *shared, *own) for own in rows])
+
+    return jax.lax.platform_dependent(
+        logits, shared, each, cpu=in_a_loop, default=at_once
+    )
 
 
 def share_of_top(logits: jax.Array, top: jax.Array, axis: int) -> jax.Array:
     """The derivative of the largest logit ``top``, which equal ones share."""
+    # Not a comparison: times the largest number, all is far below that is below.
+    steps = jax.lax.stop_gradient(below(logits, top)) * jnp.finfo(logits.dtype).max
+    count = jnp.sum(jnp.exp(steps), axis, keepdims=True)
+    # The select ends the sum's kernel, which would write the shares out.
+    return jnp.where(logits == top, jnp.where(count > 0, 1 / count, jnp.nan), 0)
 
-    def is_top(logits, top):
-        return jnp.where(logits == top, 1, jnp.zeros_like(logits))
 
-    count = sum_over_classes(is_top, logits, (top,), axis)
-    return jnp.where(logits == top, 1 / count, 0)
+def below(logits: jax.Array, top: jax.Array) -> jax.Array:
+    """How far the logits are below the largest, finite even for ``-inf``."""
+    return jnp.maximum(logits - top, jnp.finfo(logits.dtype).min)

@@ -11,15 +11,17 @@ which are the natural ones at :math:`t = 1`.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.errors import InputError
 from dal_jax.losses import log_space
 from dal_jax.losses.dal import gce_term
-from dal_jax.losses.summation import share_of_top
+from dal_jax.losses.summation import below, share_of_top, sums_over_classes
 
 
 def bi_tempered(
@@ -77,22 +79,50 @@ def bi_tempered(
     if num_iters < 0:
         raise InputError(f"num_iters is {num_iters}: expected 0 or more, such as 5")
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
+    solver = _Solver(axis, num_iters, _whole_power(t2))
     t1, t2 = jnp.asarray(t1, logits.dtype), jnp.asarray(t2, logits.dtype)
     of_rows = _divergence if labels.ndim == logits.ndim else _divergence_from_label
-    return log_space.mask(of_rows(axis, num_iters, logits, labels, t1, t2), where)
+    return log_space.mask(of_rows(solver, logits, labels, t1, t2), where)
+
+
+class _Solver(NamedTuple):
+    """What is static about the tempered softmax.
+
+    ``power`` is :math:`1 / c` where that is a small whole number: products of
+    :math:`w_k = 1 - c s u_k` then replace a logarithm and an exponential.
+    """
+
+    axis: int
+    num_iters: int
+    power: int | None
+
+    def decay(
+        self, u: jax.Array, c: jax.Array, scale: jax.Array, extra: int = 0
+    ) -> jax.Array:
+        """:math:`w_k^{-1/c}`, over ``extra`` further factors :math:`w_k`."""
+        if self.power is None:
+            return jnp.exp((-1 / c - extra) * _log_w(u, c, scale))
+        return jax.lax.integer_pow(1 - c * scale * u, -self.power - extra)
+
+
+def _whole_power(t2: jax.typing.ArrayLike) -> int | None:
+    if isinstance(t2, jax.Array) or np.ndim(t2) != 0 or not 1 < t2 <= 2:
+        return None  # traced, or of no use
+    power = 1 / (float(t2) - 1)
+    # Each factor adds a rounding, of which ten are no more than exp and log have.
+    return round(power) if power < 10.5 and abs(power - round(power)) < 1e-9 else None
 
 
 def _divergence(
-    axis: int,
-    num_iters: int,
+    solver: _Solver,
     logits: jax.Array,
     labels: jax.Array,
     t1: jax.Array,
     t2: jax.Array,
 ) -> jax.Array:
-    u, c, _, log_totals = _normalize(axis, num_iters, logits, t2)
-    log_total = log_totals[-1]
-    log_p = -_log_w(u, c, jnp.exp(-c * log_total)) / c - log_total
+    top, c, _, log_totals = _normalize(solver, logits, t2)
+    axis, log_total = solver.axis, log_totals[-1]
+    log_p = -_log_w(below(logits, top), c, jnp.exp(-c * log_total)) / c - log_total
     power = 2 - t1
     mass = jnp.sum(jnp.exp(power * log_p), axis)
     if labels.ndim < logits.ndim:
@@ -105,21 +135,19 @@ def _divergence(
     return fit + (mass - own_mass) / power
 
 
-_divergence_from_label = jax.custom_jvp(_divergence, nondiff_argnums=(0, 1))
+_divergence_from_label = jax.custom_jvp(_divergence, nondiff_argnums=(0,))
 
 
 @functools.partial(_divergence_from_label.defjvp, symbolic_zeros=True)
-def _divergence_from_label_jvp(axis, num_iters, primals, tangents):
+def _divergence_from_label_jvp(solver, primals, tangents):
     logits, labels, t1, t2 = primals
     d_logits, _, *d_temperatures = tangents
-    loss, gradient = _with_gradient(axis, num_iters, *primals)
+    loss, gradient = _with_gradient(solver, *primals)
     tangent = jnp.zeros_like(loss)
     if not isinstance(d_logits, SymbolicZero):
-        tangent += jnp.sum(gradient * d_logits, axis)
+        tangent += jnp.sum(gradient * d_logits, solver.axis)
     if not all(isinstance(d, SymbolicZero) for d in d_temperatures):
-        of_temperatures = functools.partial(
-            _divergence, axis, num_iters, logits, labels
-        )
+        of_temperatures = functools.partial(_divergence, solver, logits, labels)
         directions = tuple(
             jnp.zeros_like(t) if isinstance(d, SymbolicZero) else d
             for t, d in zip((t1, t2), d_temperatures, strict=True)
@@ -128,7 +156,7 @@ def _divergence_from_label_jvp(axis, num_iters, primals, tangents):
     return loss, tangent
 
 
-def _with_gradient(axis, num_iters, logits, labels, t1, t2):
+def _with_gradient(solver, logits, labels, t1, t2):
     r"""The loss and its gradient: sums over the classes and one last pass.
 
     With :math:`w_{ik} = 1 - c s_i u_k`, iteration :math:`i` is
@@ -139,62 +167,69 @@ def _with_gradient(axis, num_iters, logits, labels, t1, t2):
         (du_k - c u_k \, d \log Z_{i-1}), \qquad
       d \log p_k = \frac{s_N du_k - d \log Z_{N-1}}{w_{Nk}}.
     """
-    u, c, scales, log_totals = _normalize(axis, num_iters, logits, t2)
-    scale, log_total, power = jnp.exp(-c * log_totals[-1]), log_totals[-1], 2 - t1
-    log_w = _log_w(u, c, scale)
-    log_masses = -power * (log_w / c + log_total)
-    mass = jnp.sum(jnp.exp(log_masses), axis, keepdims=True)
-    own = jnp.exp(log_masses - log_w)
-    u_y = jnp.expand_dims(log_space.select_label(u, labels, axis), axis)
+    top, c, scales, log_totals = _normalize(solver, logits, t2)
+    axis, log_total, power = solver.axis, log_totals[-1], 2 - t1
+    scale, unit = jnp.exp(-c * log_total), jnp.exp(-power * log_total)
+
+    def own(logits, top, scale, exponent):
+        return jnp.exp(-exponent * _log_w(below(logits, top), c, scale))
+
+    def back(carry, iteration):
+        (weight, excess), (scale, log_total) = carry, iteration
+        scale, row = jax.lax.optimization_barrier((scale, top))
+        u = below(logits, row)
+        pull = c * jnp.sum(u * solver.decay(u, c, scale, 1), axis, keepdims=True)
+        weight *= scale * jnp.exp(-log_total)
+        excess += weight * (jnp.exp(log_total) + scale * pull)
+        return (-weight * pull, excess), weight
+
+    u_y = jnp.expand_dims(log_space.select_label(logits, labels, axis), axis) - top
     log_w_y = _log_w(u_y, c, scale)
     log_p_y = -log_w_y / c - log_total
-    loss = gce_term(log_p_y, 1 - t1) + (mass - 1) / power
     own_y = jnp.exp((1 - t1) * log_p_y - log_w_y)
-
-    def back(weight, iteration):
-        scale, log_total = iteration
-        weight *= scale * jnp.exp(-log_total)
-        slopes = jnp.exp((-1 / c - 1) * _log_w(u, c, scale))
-        pull = c * jnp.sum(u * slopes, axis, keepdims=True)
-        return -weight * pull, (weight, weight * (jnp.exp(log_total) + scale * pull))
-
-    missing = own_y - jnp.sum(own, axis, keepdims=True)
-    _, (weights, sums) = jax.lax.scan(back, missing, (scales, log_totals), reverse=True)
-    gradient = scale * own
-    for i in range(num_iters + 1):
-        slopes = jnp.exp((-1 / c - 1) * _log_w(u, c, scales[i]))
-        gradient += weights[i] * slopes
+    exponents = jnp.stack([power / c, power / c + 1])
+    sums = sums_over_classes(own, logits, (top, scale), (exponents,), axis)
+    mass, own_sum = unit * sums
+    loss = gce_term(log_p_y, 1 - t1) + (mass - 1) / power
+    missing = own_y - own_sum
+    (_, excess), weights = jax.lax.scan(
+        back, (missing, -scale * missing), (scales, log_totals), reverse=True
+    )
+    u = below(logits, top)
+    gradient = scale * unit * own(logits, top, scale, exponents[1])
+    for i in range(solver.num_iters + 1):
+        gradient += weights[i] * solver.decay(u, c, scales[i], 1)
     labelled = log_space.one_hot(labels, logits.shape, axis)
     gradient -= jnp.where(labelled, scale * own_y, 0)
-    excess = jnp.sum(sums, 0) - scale * missing
-    gradient -= excess * share_of_top(u, jnp.zeros_like(scale), axis)
+    gradient -= excess * share_of_top(logits, top, axis)
     return jnp.squeeze(loss, axis), gradient
 
 
-def _normalize(axis: int, num_iters: int, logits: jax.Array, t2: jax.Array):
+def _normalize(solver: _Solver, logits: jax.Array, t2: jax.Array):
     r"""The tempered softmax, whose normaliser is found by fixed-point iteration.
 
     Returns:
-      The logits below their maximum, :math:`c`, and of each iteration :math:`s_i` and
+      The largest logit, :math:`c`, and of each iteration :math:`s_i` and
       :math:`\log Z_i`.
     """
     # Near enough to the limit at t2 = 1 to equal it, without a case of its own.
     c = jnp.where(t2 == 1, 1e-20, t2 - 1)
     # Short of convergence the normaliser depends on where it starts, so the
     # gradient goes through the maximum.
-    top = jnp.max(logits, axis, keepdims=True)
-    u = jnp.maximum(logits - top, jnp.finfo(logits.dtype).min)
-
-    def iterate(scale, _):
-        total = jnp.sum(jnp.exp(-_log_w(u, c, scale) / c), axis, keepdims=True)
-        log_total = jnp.log(total)
-        return jnp.exp(-c * log_total), (scale, log_total)
+    top = jnp.max(logits, solver.axis, keepdims=True)
 
     # Loops here and for the derivative, since of the same steps in a row XLA's CPU
-    # backend would write out all that two of them have in common.
+    # backend would write out all that two of them have in common; and barriers, since
+    # it would write out before a loop what does not change in it.
+    def iterate(scale, _):
+        scale, row = jax.lax.optimization_barrier((scale, top))
+        decay = solver.decay(below(logits, row), c, scale)
+        log_total = jnp.log(jnp.sum(decay, solver.axis, keepdims=True))
+        return jnp.exp(-c * log_total), (scale, log_total)
+
     start = jnp.ones_like(top)
-    _, (scales, log_totals) = jax.lax.scan(iterate, start, length=num_iters + 1)
-    return u, c, scales, log_totals
+    _, (scales, log_totals) = jax.lax.scan(iterate, start, length=solver.num_iters + 1)
+    return top, c, scales, log_totals
 
 
 def _log_w(u: jax.Array, c: jax.Array, scale: jax.Array) -> jax.Array:

@@ -129,16 +129,6 @@ def test_a_row_shift_of_the_logits_changes_nothing(loss):
     np.testing.assert_allclose(shifted_gradient, gradient, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("num_classes", [64, 97, 128, 1000, 1024])
-def test_the_blocked_sum_equals_the_plain_one(num_classes, x64):
-    rng = np.random.default_rng(0)
-    weights, values = rng.random((2, 3, num_classes))
-    origin = rng.random(3)
-    total = log_space._weighted_sum(1, weights, jnp.asarray(values), origin)
-    expected = (weights * (values - origin[:, None])).sum(-1)
-    np.testing.assert_allclose(total, expected, rtol=1e-12)
-
-
 def test_terms_may_have_parameters_of_their_own(x64):
     logits, labels = example(3, 5)
     logits = logits.astype(float)
