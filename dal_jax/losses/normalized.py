@@ -291,7 +291,7 @@ def _focal_with(power, log_p, rest, gamma):
 
 
 def _positive(rest: jax.Array, log_p: jax.Array) -> jax.Array:
-    """:math:`1 - p`, and its limit :math:`-\\log p` where it rounds to 0."""
+    r""":math:`1 - p`, and its limit :math:`-\log p` where it rounds to 0."""
     limit = jnp.maximum(-log_p, jnp.finfo(rest.dtype).tiny)
     return jnp.where(rest > 0, rest, limit)
 

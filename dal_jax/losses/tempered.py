@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.errors import InputError
@@ -106,9 +105,9 @@ class _Solver(NamedTuple):
 
 
 def _whole_power(t2: jax.typing.ArrayLike) -> int | None:
-    if isinstance(t2, jax.Array) or np.ndim(t2) != 0 or not 1 < t2 <= 2:
+    if not isinstance(t2, float | int) or not 1 < t2 <= 2:
         return None  # traced, or of no use
-    power = 1 / (float(t2) - 1)
+    power = 1 / (t2 - 1)
     # Each factor adds a rounding, of which ten are no more than exp and log have.
     return round(power) if power < 10.5 and abs(power - round(power)) < 1e-9 else None
 
