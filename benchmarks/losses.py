@@ -4,6 +4,8 @@
         [--dtypes=float32,bfloat16] [--seconds=20] [--no-torch]
         [--out=benchmarks/results/losses.json]
 
+Hyper-parameters may follow a name: ``--losses=bi_tempered:t2=1.3,nfl:gamma=2``.
+
 One line is one loss: its mean over the batch, integer labels, value and gradient by
 ``jax.value_and_grad`` under ``jit``. All lines of a table are interleaved in one
 process, and every ratio is the median over the rounds of the ratio within a round, so
@@ -114,8 +116,11 @@ def compiled(
 
         lowered = jax.jit(jax.value_and_grad(mean)).lower(*arguments)
     else:
+        name, *numbers = name.split(":")
+        given = {k: float(v) for k, v in (number.split("=") for number in numbers)}
         # The two corrections do not work without an assumption on the noise.
-        given = {"noise_rate": 0.4} if "noise_rate" in losses.accepted(name) else {}
+        if "noise_rate" in losses.accepted(name):
+            given.setdefault("noise_rate", 0.4)
         loss = losses.make_stateful(
             name,
             total_steps=TOTAL_STEPS,
