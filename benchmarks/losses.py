@@ -8,16 +8,18 @@ Hyper-parameters may follow a name: ``--losses=bi_tempered:t2=1.3,nfl:gamma=2``.
 
 One line is one loss: its mean over the batch, integer labels, value and gradient by
 ``jax.value_and_grad`` under ``jit``. All lines of a table are interleaved in one
-process, and every ratio is the median over the rounds of the ratio within a round, so
-that a busy machine disturbs both sides alike. "CPU" is the same ratio of processor
-time, over all threads, which other processes disturb least. "bandwidth" is the share
-of the copy's bytes per second that the loss reaches when the logits count as read twice
-and the gradient as written once. On a GPU:
+process, in another order every round, and every ratio is the median over the rounds of
+the ratio within a round, so that a busy machine disturbs both sides alike. "CPU" is the
+same ratio of processor time, over all threads, which other processes disturb least.
+"bandwidth" is the share of the copy's bytes per second that the loss reaches when the
+logits count as read twice and the gradient as written once. On a GPU:
 
     python benchmarks/losses.py --shapes=8192x128256 --dtypes=bfloat16
     python benchmarks/losses.py --shapes=65536x1000 --dtypes=float32
 
-Where PyTorch is installed, the same maths written plainly in eager PyTorch follows.
+Where PyTorch is installed, the same maths written plainly in eager PyTorch follows, in
+rounds of its own, because its threads keep the cores busy for a while after each call;
+there the ratios are those to the medians.
 """
 
 import argparse
@@ -74,29 +76,37 @@ def measure(
     drawn = rng.standard_normal((batch, num_classes), np.float32) * 2
     logits = jnp.asarray(drawn, dtype)
     labels = jnp.asarray(rng.integers(num_classes, size=batch), jnp.int32)
-    rows, calls = {}, {}
+    calls, facts, torch = {}, {}, {}
     for name in (REFERENCE, COPY, *arguments.losses.split(",")):
-        calls[name], rows[name] = compiled(name, logits, labels)
+        calls[name], facts[name] = compiled(name, logits, labels)
     if not arguments.no_torch and importlib.util.find_spec("torch"):
         on_gpu = jax.default_backend() == "gpu"
-        calls |= torch_calls(drawn, np.asarray(labels), dtype, on_gpu)
-    seconds, processor = interleave(calls, arguments.seconds)
-    for name in calls:
-        ratio = seconds[name] / seconds[REFERENCE]
-        low, middle, high = np.percentile(ratio, (25, 50, 75))
-        rows[name] = {
-            "name": name,
-            "ms": 1e3 * float(np.median(seconds[name])),
-            "to_optax": float(middle),
-            "to_optax_quartiles": [float(low), float(high)],
-            "to_optax_cpu": float(np.median(processor[name] / processor[REFERENCE])),
-            "to_copy": float(np.median(seconds[name] / seconds[COPY])),
-            # Copying reads once and writes once, the loss reads twice and writes once.
-            "bandwidth": float(1.5 * np.median(seconds[COPY] / seconds[name])),
-            "rounds": len(ratio),
-            **rows.get(name, {}),
-        }
-    return list(rows.values())
+        torch = torch_calls(drawn, np.asarray(labels), dtype, on_gpu)
+    times = interleave(calls, arguments.seconds)
+    rows = [summary(name, times, times) | facts[name] for name in calls]
+    own_times = interleave(torch, arguments.seconds / 4)
+    medians = tuple({n: np.median(t) for n, t in kind.items()} for kind in times)
+    return rows + [summary(name, own_times, medians) for name in torch]
+
+
+Times = tuple[dict[str, Any], dict[str, Any]]  # wall and processor seconds by name
+
+
+def summary(name: str, times: Times, references: Times) -> dict[str, Any]:
+    wall, processor = (kind[name] for kind in times)
+    ratio = wall / references[0][REFERENCE]
+    low, middle, high = np.percentile(ratio, (25, 50, 75))
+    return {
+        "name": name,
+        "ms": 1e3 * float(np.median(wall)),
+        "to_optax": float(middle),
+        "to_optax_quartiles": [float(low), float(high)],
+        "to_optax_cpu": float(np.median(processor / references[1][REFERENCE])),
+        "to_copy": float(np.median(wall / references[0][COPY])),
+        # Copying reads once and writes once, the loss reads twice and writes once.
+        "bandwidth": float(1.5 * np.median(references[0][COPY] / wall)),
+        "rounds": len(wall),
+    }
 
 
 def compiled(
@@ -144,9 +154,7 @@ def compiled(
     return lambda: jax.block_until_ready(program(*arguments)), facts
 
 
-def interleave(
-    calls: dict[str, Callable[[], Any]], budget: float
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def interleave(calls: dict[str, Callable[[], Any]], budget: float) -> Times:
     """Wall and processor seconds a call, by round."""
     once = {}
     for name, call in calls.items():
@@ -157,11 +165,13 @@ def interleave(
     # A timing of a few milliseconds at least, or the clock and the dispatch decide.
     repeats = {name: max(1, int(4e-3 / seconds)) for name, seconds in once.items()}
     a_round = sum(repeats[name] * once[name] for name in calls)
-    rounds = int(np.clip(budget / a_round, 5, 500))
+    rounds = int(np.clip(budget / max(a_round, 1e-9), 5, 500))
+    rng = np.random.default_rng(0)
     wall = {name: np.empty(rounds) for name in calls}
     processor = {name: np.empty(rounds) for name in calls}
     for i in range(rounds):
-        for name, call in calls.items():
+        for name in rng.permutation(list(calls)):
+            call = calls[name]
             start, start_cpu = time.perf_counter(), time.process_time()
             for _ in range(repeats[name]):
                 call()

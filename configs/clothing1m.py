@@ -28,7 +28,7 @@ from dal_jax.config import (
 def get_config() -> TrainConfig:
     """Returns a run on Clothing1M from scratch."""
     return TrainConfig(
-        dataset=DatasetConfig(name="list", image_size=256, workers=8),
+        dataset=DatasetConfig(name="list", image_size=256),
         noise=NoiseConfig(kind="none"),
         loss=LossConfig(name="dal", preset="webvision", per_epoch=True),
         model=ModelConfig(name="resnet50"),

@@ -31,7 +31,7 @@ from dal_jax.config import (
 def get_config() -> TrainConfig:
     """Returns the released mini-WebVision recipe."""
     return TrainConfig(
-        dataset=DatasetConfig(name="list", max_classes=50, image_size=256, workers=8),
+        dataset=DatasetConfig(name="list", max_classes=50, image_size=256),
         noise=NoiseConfig(kind="none"),
         loss=LossConfig(name="dal", preset="webvision", per_epoch=True),
         model=ModelConfig(name="resnet50"),

@@ -247,7 +247,7 @@ class Softmax:
         moment = None
         if with_entropy and narrow.dtype != logits.dtype:
             degrees = jnp.arange(2, dtype=logits.dtype)
-            sums = sums_over_classes(_moment, narrow, (top,), (degrees,), axis)
+            sums = sums_over_classes(_moment, (narrow,), (top,), (degrees,), axis)
             self.total, moment = jnp.squeeze(sums, axis + 1)
         else:
             self.total = jnp.sum(self.exps, axis)

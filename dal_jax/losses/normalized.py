@@ -21,7 +21,7 @@ from jax.custom_derivatives import SymbolicZero
 from dal_jax.losses import log_space
 from dal_jax.losses.summation import below, sums_over_classes
 
-Term = Callable[..., tuple[jax.Array, jax.Array]]
+Term = Callable[..., tuple[jax.Array, jax.Array | float]]
 
 
 def of_all_labels(
@@ -36,9 +36,10 @@ def of_all_labels(
     r"""The loss :math:`a(\log p_y)` over its sum over all labels.
 
     ``term(log_p, 1 - p, *parameters)`` returns :math:`a` and its derivative by
-    :math:`\log p`, elementwise. For distributions the numerator is the average under
-    them. The arguments are those of :func:`dal_jax.losses.log_space.of_label`, but
-    ``parameters`` are scalars.
+    :math:`\log p`, elementwise, for :math:`1 - p` above 0; a derivative that is the
+    same everywhere as a Python number. For distributions the numerator is the average
+    under them. The arguments are those of :func:`dal_jax.losses.log_space.of_label`,
+    but ``parameters`` are scalars.
 
     With :math:`S` the sum over the labels, the derivative is
 
@@ -60,7 +61,7 @@ def _share(
     parameters: tuple[jax.Array, ...],
 ) -> jax.Array:
     log_p = log_space.log_probs(logits, axis)
-    values, _ = term(log_p, -jnp.expm1(log_p), *parameters)
+    values, _ = term(log_p, _rest(log_p), *parameters)
     return log_space.select_label(values, labels, axis) / jnp.sum(values, axis)
 
 
@@ -74,22 +75,11 @@ def _share_of_label_jvp(term, axis, primals, tangents):
     softmax = log_space.Softmax(logits, labels, axis, with_entropy=False)
     widen = functools.partial(jnp.expand_dims, axis=axis)
     log_p = softmax.shifted - widen(softmax.log_total)
-    rest = 1 - softmax.exps * widen(1 / softmax.total)
+    rest = _rest_of(softmax.exps * widen(1 / softmax.total))
     _, slopes = term(log_p, rest, *parameters)
-    rest_y = -jnp.expm1(softmax.log_p)
+    rest_y = _rest(softmax.log_p)
     value, slope = term(softmax.log_p, rest_y, *parameters)
-    top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
-    rows = (top, widen(softmax.log_total), *parameters)
-    total, slopes_sum = jnp.squeeze(
-        sums_over_classes(
-            functools.partial(_mixed, term),
-            logits,
-            rows,
-            tuple(jnp.eye(2, dtype=logits.dtype)),
-            axis,
-        ),
-        axis + 1,
-    )
+    total, slopes_sum = _sums(term, logits, softmax, parameters)
     loss = value / total
     tangent = jnp.zeros_like(loss)
     if not isinstance(d_logits, SymbolicZero):
@@ -117,21 +107,60 @@ def _share_of_label_jvp(term, axis, primals, tangents):
     return loss, tangent
 
 
+def _sums(
+    term: Term,
+    logits: jax.Array,
+    softmax: log_space.Softmax,
+    parameters: tuple[jax.Array, ...],
+) -> tuple[jax.Array, jax.Array | float]:
+    """Of the term and of its derivative over the classes."""
+    axis, widen = softmax.axis, softmax.widen
+    top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
+    log_total = widen(softmax.log_total)
+    # Halved, because XLA's CPU backend would write the gradient's difference out.
+    log_p = 2 * below(logits / 2, top / 2) - log_total
+    values, slope = term(log_p, _rest_of(jnp.exp(log_p)), *parameters)
+    if isinstance(slope, float):
+        return jnp.sum(values, axis), slope * logits.shape[axis]
+    total, slopes = sums_over_classes(
+        functools.partial(_mixed, term),
+        # Left out where it is not needed, since what a loop takes is written out.
+        (logits, softmax.exps if term in _OF_REST else jnp.zeros_like(top)),
+        (top, log_total, widen(1 / softmax.total), *parameters),
+        tuple(jnp.eye(2, dtype=logits.dtype)),
+        axis,
+    )
+    return jnp.squeeze(total, axis), jnp.squeeze(slopes, axis)
+
+
 def _mixed(
     term: Term,
     logits: jax.Array,
+    exps: jax.Array,
     top: jax.Array,
     log_total: jax.Array,
+    scale: jax.Array,
     *others: jax.Array,
 ) -> jax.Array:
     """A combination of the term and its derivative."""
     *parameters, of_value, of_slope = others
     log_p = below(logits, top) - log_total
-    value, slope = term(log_p, 1 - jnp.exp(log_p), *parameters)
+    value, slope = term(log_p, _rest_of(exps * scale), *parameters)
     mixed = of_value * value + of_slope * slope
     # Of so many operations XLA's own kernel, which the select asks for, is faster than
     # the library that takes sums and what feeds them.
     return jnp.where(logits == logits, mixed, logits)
+
+
+def _rest(log_p: jax.Array) -> jax.Array:
+    r""":math:`1 - p`, and its limit :math:`-\log p` where it rounds to 0."""
+    rest = -jnp.expm1(log_p)
+    return jnp.where(rest > 0, rest, jnp.maximum(-log_p, jnp.finfo(rest.dtype).tiny))
+
+
+def _rest_of(p: jax.Array) -> jax.Array:
+    """:math:`1 - p` for all classes, where it need not be exact: fewer operations."""
+    return jnp.maximum(1 - p, jnp.finfo(p.dtype).eps / 4)
 
 
 def nce(
@@ -269,31 +298,24 @@ def nnce(
     return log_space.mask(1 - share, where)
 
 
-def _ce(log_p: jax.Array, rest: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return -log_p, -jnp.ones_like(rest)
+def _ce(log_p: jax.Array, rest: jax.Array) -> tuple[jax.Array, float]:
+    del rest
+    return -log_p, -1.0
 
 
 def _focal(
     log_p: jax.Array, rest: jax.Array, gamma: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    rest = _positive(rest, log_p)
     # Several times faster than a power.
     return _focal_with(jnp.exp((gamma - 1) * jnp.log(rest)), log_p, rest, gamma)
 
 
 def _focal_of_half(log_p: jax.Array, rest: jax.Array) -> tuple[jax.Array, jax.Array]:
-    rest = _positive(rest, log_p)
     return _focal_with(jax.lax.rsqrt(rest), log_p, rest, 0.5)
 
 
 def _focal_with(power, log_p, rest, gamma):
     return -power * rest * log_p, power * (gamma * (1 - rest) * log_p - rest)
-
-
-def _positive(rest: jax.Array, log_p: jax.Array) -> jax.Array:
-    r""":math:`1 - p`, and its limit :math:`-\log p` where it rounds to 0."""
-    limit = jnp.maximum(-log_p, jnp.finfo(rest.dtype).tiny)
-    return jnp.where(rest > 0, rest, limit)
 
 
 def _negative(
@@ -302,3 +324,7 @@ def _negative(
     del rest
     value = jnp.maximum(log_p - jnp.log(min_probability), 0)
     return value, jnp.sign(jax.lax.stop_gradient(value))
+
+
+# The terms that look at 1 - p.
+_OF_REST = (_focal, _focal_of_half)

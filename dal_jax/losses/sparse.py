@@ -127,7 +127,7 @@ def _with_gradient(axis, logits, labels, temperature, p, weight):
     loss = log_total - (own - top) * scale + weight * power_sum
     of_exps = (1 - weight * p * power_sum) * jnp.exp(-log_total)
     of_powers *= weight * p
-    along = of_exps * total(exps * logits) + of_powers * total(powers * logits) - own
+    along = total((of_exps * exps + of_powers * powers) * logits) - own
     of_logits = jnp.where(square == 0, 0, scale * along / norm**2)
     others = (scale * of_exps) * exps + (scale * of_powers) * powers
     others -= of_logits * logits

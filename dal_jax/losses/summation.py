@@ -8,23 +8,23 @@ import jax.numpy as jnp
 
 def sums_over_classes(
     function: Callable[..., jax.Array],
-    logits: jax.Array,
+    arrays: tuple[jax.Array, ...],
     shared: tuple[jax.Array, ...],
     each: tuple[jax.Array, ...],
     axis: int,
 ) -> jax.Array:
-    """Sums an elementwise function of the logits over the classes, several times.
+    """Sums an elementwise function of arrays over the classes, several times.
 
     XLA's CPU backend fuses a sum with all that feeds it (but comparisons and selects,
     which the function should do without), unless another sum or the gradient has an
     operation in common with it: that it computes once and writes out, which takes
     longer than to compute it again. A loop keeps each sum by itself, and the barrier
     keeps in the loop what does not change in it. Other backends make one pass over the
-    logits for all sums.
+    arrays for all sums.
 
     Args:
-      function: elementwise, ``function(logits, *shared, *one_of_each)``.
-      logits: ``[..., num_classes]``.
+      function: elementwise, ``function(*arrays, *shared, *one_of_each)``.
+      arrays: ``[..., num_classes]`` each.
       shared: what the classes of a row share, of size 1 along ``axis``, or scalars.
       each: the same for every sum, along a new first axis of at least two.
       axis: the class axis, counted from the front.
@@ -36,18 +36,18 @@ def sums_over_classes(
     def total(*arguments):
         return jnp.sum(function(*arguments), axis, keepdims=True)
 
-    def in_a_loop(logits, shared, each):
+    def in_a_loop(arrays, shared, each):
         def add_up(_, own):
-            return None, total(*jax.lax.optimization_barrier((logits, *shared, *own)))
+            return None, total(*jax.lax.optimization_barrier((*arrays, *shared, *own)))
 
         return jax.lax.scan(add_up, None, each)[1]
 
-    def at_once(logits, shared, each):
+    def at_once(arrays, shared, each):
         rows = zip(*each, strict=True)
-        return jnp.stack([total(logits, *shared, *own) for own in rows])
+        return jnp.stack([total(*arrays, *shared, *own) for own in rows])
 
     return jax.lax.platform_dependent(
-        logits, shared, each, cpu=in_a_loop, default=at_once
+        arrays, shared, each, cpu=in_a_loop, default=at_once
     )
 
 

@@ -171,7 +171,7 @@ def _with_gradient(solver, logits, labels, t1, t2):
     scale, unit = jnp.exp(-c * log_total), jnp.exp(-power * log_total)
 
     def own(logits, top, scale, exponent):
-        return jnp.exp(-exponent * _log_w(below(logits, top), c, scale))
+        return jnp.exp(-exponent * _log_w(logits - top, c, scale))
 
     def back(carry, iteration):
         (weight, excess), (scale, log_total) = carry, iteration
@@ -187,14 +187,14 @@ def _with_gradient(solver, logits, labels, t1, t2):
     log_p_y = -log_w_y / c - log_total
     own_y = jnp.exp((1 - t1) * log_p_y - log_w_y)
     exponents = jnp.stack([power / c, power / c + 1])
-    sums = sums_over_classes(own, logits, (top, scale), (exponents,), axis)
+    sums = sums_over_classes(own, (logits,), (top, scale), (exponents,), axis)
     mass, own_sum = unit * sums
     loss = gce_term(log_p_y, 1 - t1) + (mass - 1) / power
     missing = own_y - own_sum
     (_, excess), weights = jax.lax.scan(
         back, (missing, -scale * missing), (scales, log_totals), reverse=True
     )
-    u = below(logits, top)
+    u = logits - top
     gradient = scale * unit * own(logits, top, scale, exponents[1])
     for i in range(solver.num_iters + 1):
         gradient += weights[i] * solver.decay(u, c, scales[i], 1)
@@ -222,7 +222,7 @@ def _normalize(solver: _Solver, logits: jax.Array, t2: jax.Array):
     # it would write out before a loop what does not change in it.
     def iterate(scale, _):
         scale, row = jax.lax.optimization_barrier((scale, top))
-        decay = solver.decay(below(logits, row), c, scale)
+        decay = solver.decay(logits - row, c, scale)
         log_total = jnp.log(jnp.sum(decay, solver.axis, keepdims=True))
         return jnp.exp(-c * log_total), (scale, log_total)
 

@@ -26,7 +26,7 @@ def test_equals_numpy_in_either_form(platform, axis, monkeypatch, x64):
     monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
 
     def sums(logits, shift, exponents):
-        return sums_over_classes(power_sum, logits, (shift,), (exponents,), axis)
+        return sums_over_classes(power_sum, (logits,), (shift,), (exponents,), axis)
 
     arguments = tuple(map(jnp.asarray, (logits, shift, exponents)))
     expected = [
@@ -47,7 +47,7 @@ def test_equal_largest_logits_share_the_derivative(x64):
 def test_no_temporary_of_the_logits_size(dtype):
     def loss(logits):
         top = logits.max(1, keepdims=True)
-        sums = sums_over_classes(power_sum, logits, (top,), (jnp.ones(2, dtype),), 1)
+        sums = sums_over_classes(power_sum, (logits,), (top,), (jnp.ones(2, dtype),), 1)
         return sums.sum()
 
     logits = jnp.ones((256, 1000), dtype)
