@@ -131,5 +131,8 @@ def elr_targets(
     total = jnp.sum(exps, axis, keepdims=True)
     bounded = jnp.minimum(jnp.maximum(exps, _LEAST * total), (1 - _LEAST) * total)
     beta = jnp.asarray(beta, targets.dtype)
-    share = (1 - beta) / jnp.sum(bounded, axis, keepdims=True)
+    whole = jnp.sum(bounded, axis, keepdims=True)
+    # The select, which is always true, ends the kernel of the sum: XLA's CPU backend
+    # would give it the writing of the targets too, at which it is slow.
+    share = jnp.where(whole > 0, (1 - beta) / whole, jnp.nan)
     return beta * targets + share * bounded
