@@ -78,7 +78,7 @@ def bi_tempered(
     if num_iters < 0:
         raise InputError(f"num_iters is {num_iters}: expected 0 or more, such as 5")
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    solver = _Solver(axis, num_iters, _whole_power(t2))
+    solver = _Solver(axis, num_iters, _whole_power(1, t2), _whole_power(t1, t2))
     t1, t2 = jnp.asarray(t1, logits.dtype), jnp.asarray(t2, logits.dtype)
     of_rows = _divergence if labels.ndim == logits.ndim else _divergence_from_label
     return log_space.mask(of_rows(solver, logits, labels, t1, t2), where)
@@ -87,13 +87,15 @@ def bi_tempered(
 class _Solver(NamedTuple):
     """What is static about the tempered softmax.
 
-    ``power`` is :math:`1 / c` where that is a small whole number: products of
-    :math:`w_k = 1 - c s u_k` then replace a logarithm and an exponential.
+    ``power`` is :math:`1 / c` and ``own_power`` :math:`(2 - t_1) / c` where that is a
+    small whole number: products of :math:`w_k = 1 - c s u_k` then replace a logarithm
+    and an exponential.
     """
 
     axis: int
     num_iters: int
     power: int | None
+    own_power: int | None
 
     def decay(
         self, u: jax.Array, c: jax.Array, scale: jax.Array, extra: int = 0
@@ -103,13 +105,22 @@ class _Solver(NamedTuple):
             return jnp.exp((-1 / c - extra) * _log_w(u, c, scale))
         return jax.lax.integer_pow(1 - c * scale * u, -self.power - extra)
 
+    def own(
+        self, u: jax.Array, c: jax.Array, scale: jax.Array, exponent: jax.Array
+    ) -> jax.Array:
+        """:math:`w_k^{-(2 - t_1) / c}`, with the ``exponent`` that this is."""
+        if self.own_power is None:
+            return jnp.exp(-exponent * _log_w(u, c, scale))
+        return jax.lax.integer_pow(1 - c * scale * u, -self.own_power)
 
-def _whole_power(t2: jax.typing.ArrayLike) -> int | None:
-    if not isinstance(t2, float | int) or not 1 < t2 <= 2:
-        return None  # traced, or of no use
-    power = 1 / (t2 - 1)
+
+def _whole_power(t1: jax.typing.ArrayLike, t2: jax.typing.ArrayLike) -> int | None:
+    if not isinstance(t1, float | int) or not isinstance(t2, float | int):
+        return None  # perhaps traced
+    power = (2 - t1) / (t2 - 1) if t2 > 1 else 0
     # Each factor adds a rounding, of which ten are no more than exp and log have.
-    return round(power) if power < 10.5 and abs(power - round(power)) < 1e-9 else None
+    whole = 0.5 < power < 10.5 and abs(power - round(power)) < 1e-9
+    return round(power) if whole else None
 
 
 def _divergence(
@@ -170,8 +181,10 @@ def _with_gradient(solver, logits, labels, t1, t2):
     axis, log_total, power = solver.axis, log_totals[-1], 2 - t1
     scale, unit = jnp.exp(-c * log_total), jnp.exp(-power * log_total)
 
-    def own(logits, top, scale, exponent):
-        return jnp.exp(-exponent * _log_w(logits - top, c, scale))
+    def own(logits, top, scale, exponent, further):
+        u = logits - top
+        factor = 1 - further + further / (1 - c * scale * u)
+        return solver.own(u, c, scale, exponent) * factor
 
     def back(carry, iteration):
         (weight, excess), (scale, log_total) = carry, iteration
@@ -186,16 +199,15 @@ def _with_gradient(solver, logits, labels, t1, t2):
     log_w_y = _log_w(u_y, c, scale)
     log_p_y = -log_w_y / c - log_total
     own_y = jnp.exp((1 - t1) * log_p_y - log_w_y)
-    exponents = jnp.stack([power / c, power / c + 1])
-    sums = sums_over_classes(own, (logits,), (top, scale), (exponents,), axis)
-    mass, own_sum = unit * sums
+    shared, further = (top, scale, power / c), jnp.arange(2, dtype=logits.dtype)
+    mass, own_sum = unit * sums_over_classes(own, (logits,), shared, (further,), axis)
     loss = gce_term(log_p_y, 1 - t1) + (mass - 1) / power
     missing = own_y - own_sum
     (_, excess), weights = jax.lax.scan(
         back, (missing, -scale * missing), (scales, log_totals), reverse=True
     )
     u = logits - top
-    gradient = scale * unit * own(logits, top, scale, exponents[1])
+    gradient = scale * unit * own(logits, top, scale, power / c, 1)
     for i in range(solver.num_iters + 1):
         gradient += weights[i] * solver.decay(u, c, scales[i], 1)
     labelled = log_space.one_hot(labels, logits.shape, axis)
