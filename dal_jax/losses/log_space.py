@@ -242,7 +242,7 @@ class Softmax:
         top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
         narrow, logits = logits, logits.astype(_wide(logits))
         top = top.astype(logits.dtype)
-        self.shifted = logits - top
+        self.shifted = below(logits, top)
         self.exps = jnp.exp(self.shifted)
         moment = None
         if with_entropy and narrow.dtype != logits.dtype:
@@ -253,14 +253,12 @@ class Softmax:
             self.total = jnp.sum(self.exps, axis)
             if with_entropy:
                 # Halved, because XLA's CPU backend would write ``shifted`` out.
-                half = logits / 2 - top / 2
+                half = below(logits / 2, top / 2)
                 moment = 2 * jnp.sum(self.exps * half, axis)
         top = jnp.squeeze(top, axis)
         self.log_total = jnp.log(self.total)
         if self.soft:
-            # A class of logit -inf and of label 0 adds nothing, not 0 times inf.
-            finite = jnp.maximum(self.shifted, jnp.finfo(logits.dtype).min)
-            self.log_p = finite - self.widen(self.log_total)
+            self.log_p = self.shifted - self.widen(self.log_total)
         else:
             self.log_p = select_label(logits, labels, axis) - top - self.log_total
         if moment is not None:
