@@ -145,9 +145,9 @@ class _Odds:
 def _largest_below(logits: jax.Array, top: jax.Array) -> jax.Array:
     """The largest logit below the largest, which it is itself if all are equal."""
     logits, top = jax.lax.stop_gradient((logits, top))
-    large = jnp.finfo(logits.dtype).max
-    # Without a select, and in halves of its own, because XLA's CPU backend would
+    large = jnp.finfo(logits.dtype).max / 4
+    # Without a select, and in fractions of its own, because XLA's CPU backend would
     # write out either.
-    is_top = jnp.exp((logits / 4 - top / 4) * large)
-    second = jnp.max(logits - is_top * (large / 2), -1, keepdims=True)
-    return jnp.where(second > -large / 4, second, top)
+    is_below = jnp.sign(top / 4 - logits / 4)
+    second = jnp.max(logits + (is_below - 1) * large, -1, keepdims=True)
+    return jnp.where(second > -large / 2, second, top)
