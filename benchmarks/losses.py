@@ -1,11 +1,9 @@
 """Time and memory of every loss's value and gradient, against cross entropy.
 
     python benchmarks/losses.py [--losses=ce,gce,dal] [--shapes=128x10,4096x1000]
-        [--dtypes=float32,bfloat16] [--seconds=20] [--memory=fresh] [--no-torch]
+        [--dtypes=float32,bfloat16] [--seconds=20] [--no-torch]
         [--out=benchmarks/results/losses.json]
 
-With ``--memory=fresh`` arrays of more than 64 kB come from the system anew for every
-call, with ``--memory=kept`` those of up to 32 MB from what the last one left.
 Hyper-parameters may follow a name: ``--losses=bi_tempered:t2=1.3,nfl:gamma=2``.
 
 One line is one loss: its mean over the batch, integer labels, value and gradient by
@@ -48,25 +46,21 @@ REFERENCE, COPY = "optax ce", "copy"
 STEP, TOTAL_STEPS = 800, 1000  # q is 1.32, so that dal bootstraps
 
 
-# What a call frees goes back to the system and comes anew, page by page, for the next,
-# or is kept, by what ran before: optax's cross entropy took 2.1 or 7 ms. glibc always
-# gives back more than 32 MB, such as the memory of a training step of some size.
-MEMORY = {
-    "fresh": {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": str(2**16)},
-    "kept": {
-        "MALLOC_TRIM_THRESHOLD_": str(2**34),
-        "MALLOC_TOP_PAD_": str(2**26),
-        "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    },
+# Else what a call frees goes back to the system and comes anew, page by page, or not, by
+# what ran before: optax's cross entropy took 2.1 or 7 ms. Kept are arrays up to 32 MB,
+# with glibc.
+KEPT = {
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+    "MALLOC_TOP_PAD_": str(2**26),
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
 }
 
 
 def main() -> None:
     arguments = parse()
-    memory = MEMORY[arguments.memory]
-    if not memory.items() <= os.environ.items():
+    if not KEPT.items() <= os.environ.items():
         # The allocator reads them when a process starts.
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | memory)
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEPT)
     tables = []
     for shape in arguments.shapes.split(","):
         for dtype in arguments.dtypes.split(","):
@@ -75,8 +69,7 @@ def main() -> None:
             tables.append({"shape": shape, "dtype": dtype, "rows": rows})
             show(tables[-1])
     if arguments.out:
-        result = {"machine": machine.describe(), "memory": arguments.memory}
-        result["tables"] = tables
+        result = {"machine": machine.describe(), "tables": tables}
         Path(arguments.out).write_text(json.dumps(result, indent=1) + "\n")
 
 
@@ -86,7 +79,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shapes", default=",".join(SHAPES), help="BATCHxCLASSES,...")
     parser.add_argument("--dtypes", default=",".join(DTYPES))
     parser.add_argument("--seconds", type=float, default=20.0, help="a table")
-    parser.add_argument("--memory", choices=MEMORY, default="fresh")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--out", help="also write a JSON file")
     return parser.parse_args()

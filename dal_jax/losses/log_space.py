@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from dal_jax.losses.summation import below, sums_over_classes
+from dal_jax.losses.summation import below, half_below, sums_over_classes
 
 Term = Callable[..., jax.Array]
 
@@ -242,7 +242,7 @@ class Softmax:
         top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
         narrow, logits = logits, logits.astype(_wide(logits))
         top = top.astype(logits.dtype)
-        self.shifted = below(logits, top)
+        self.shifted = logits - top
         self.exps = jnp.exp(self.shifted)
         moment = None
         if with_entropy and narrow.dtype != logits.dtype:
@@ -253,16 +253,20 @@ class Softmax:
             self.total = jnp.sum(self.exps, axis)
             if with_entropy:
                 # Halved, because XLA's CPU backend would write ``shifted`` out.
-                half = below(logits / 2, top / 2)
+                half = half_below(logits, top)
                 moment = 2 * jnp.sum(self.exps * half, axis)
         top = jnp.squeeze(top, axis)
         self.log_total = jnp.log(self.total)
         if self.soft:
-            self.log_p = self.shifted - self.widen(self.log_total)
+            self.log_p = self.finite_shifted() - self.widen(self.log_total)
         else:
             self.log_p = select_label(logits, labels, axis) - top - self.log_total
         if moment is not None:
             self.entropy = self.log_total - moment / self.total
+
+    def finite_shifted(self) -> jax.Array:
+        """So that a class of logit ``-inf`` adds nothing, not 0 times infinity."""
+        return jnp.maximum(self.shifted, jnp.finfo(self.shifted.dtype).min)
 
     def fit(self, parameter: jax.Array) -> jax.Array:
         """A parameter, one for all or one a row, in the rank of ``log_p``."""
@@ -284,7 +288,7 @@ class Softmax:
             return gradient - self.exps * self.widen(slope / self.total)
         # p (log p + H), with the division by the total done once a row.
         constant = slope + weight * (self.entropy - self.log_total)
-        linear = self.widen(weight / self.total) * self.shifted
+        linear = self.widen(weight / self.total) * self.finite_shifted()
         return gradient - self.exps * (self.widen(constant / self.total) + linear)
 
 

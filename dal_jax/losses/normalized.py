@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.losses import log_space
-from dal_jax.losses.summation import below, sums_over_classes
+from dal_jax.losses.summation import below, half_below, sums_over_classes
 
 Term = Callable[..., tuple[jax.Array, jax.Array | float]]
 
@@ -74,7 +74,7 @@ def _share_of_label_jvp(term, axis, primals, tangents):
     d_logits, _, d_parameters = tangents
     softmax = log_space.Softmax(logits, labels, axis, with_entropy=False)
     widen = functools.partial(jnp.expand_dims, axis=axis)
-    log_p = softmax.shifted - widen(softmax.log_total)
+    log_p = softmax.finite_shifted() - widen(softmax.log_total)
     rest = _rest_of(softmax.exps * widen(1 / softmax.total))
     _, slopes = term(log_p, rest, *parameters)
     rest_y = _rest(softmax.log_p)
@@ -118,7 +118,7 @@ def _sums(
     top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
     log_total = widen(softmax.log_total)
     # Halved, because XLA's CPU backend would write the gradient's difference out.
-    log_p = 2 * below(logits / 2, top / 2) - log_total
+    log_p = 2 * half_below(logits, top) - log_total
     values, slope = term(log_p, _rest_of(jnp.exp(log_p)), *parameters)
     if isinstance(slope, float):
         return jnp.sum(values, axis), slope * logits.shape[axis]

@@ -55,7 +55,7 @@ def share_of_top(logits: jax.Array, top: jax.Array, axis: int) -> jax.Array:
     """The derivative of the largest logit ``top``, which equal ones share."""
     # Not a comparison: times the largest number, all is far below that is below. And
     # halved, because XLA's CPU backend would write the gradient's difference out.
-    halves = jax.lax.stop_gradient(below(logits / 2, top / 2))
+    halves = jax.lax.stop_gradient(half_below(logits, top))
     steps = halves * jnp.finfo(logits.dtype).max
     count = jnp.sum(jnp.exp(steps), axis, keepdims=True)
     # The select ends the sum's kernel, which would write the shares out.
@@ -65,3 +65,8 @@ def share_of_top(logits: jax.Array, top: jax.Array, axis: int) -> jax.Array:
 def below(logits: jax.Array, top: jax.Array) -> jax.Array:
     """How far the logits are below the largest, finite even for ``-inf``."""
     return jnp.maximum(logits - top, jnp.finfo(logits.dtype).min)
+
+
+def half_below(logits: jax.Array, top: jax.Array) -> jax.Array:
+    """Half of :func:`below`, exactly, with no operation or constant in common."""
+    return jnp.maximum(logits / 2 - top / 2, jnp.finfo(logits.dtype).min / 2)
