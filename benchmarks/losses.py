@@ -46,9 +46,9 @@ REFERENCE, COPY = "optax ce", "copy"
 STEP, TOTAL_STEPS = 800, 1000  # q is 1.32, so that dal bootstraps
 
 
-# Else what a call frees goes back to the system and comes anew, page by page, or not, by
-# what ran before: optax's cross entropy took 2.1 or 7 ms. Kept are arrays up to 32 MB,
-# with glibc.
+# Else what a call frees goes back to the system and comes anew, page by page, or not,
+# by what ran before: optax's cross entropy took 2.1 or 7 ms. Kept are arrays up to
+# 32 MB, with glibc.
 KEPT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
     "MALLOC_TOP_PAD_": str(2**26),
