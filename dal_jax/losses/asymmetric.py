@@ -7,7 +7,7 @@ arXiv:2106.03110. Each is a function of the label's probability alone.
 import jax
 import jax.numpy as jnp
 
-from dal_jax.losses import log_space
+from dal_jax.losses import closed_form
 from dal_jax.losses.dal import gce_term
 
 
@@ -57,7 +57,7 @@ def agce(
       Zhou et al., 2021, "Asymmetric Loss Functions for Learning with Noisy Labels",
       arXiv:2106.03110.
     """
-    return log_space.of_label(_agce, logits, labels, (a, q), axis=axis, where=where)
+    return closed_form.of_label(_agce, logits, labels, (a, q), axis=axis, where=where)
 
 
 def aul(
@@ -107,7 +107,7 @@ def aul(
       Zhou et al., 2021, "Asymmetric Loss Functions for Learning with Noisy Labels",
       arXiv:2106.03110.
     """
-    return log_space.of_label(_aul, logits, labels, (a, q), axis=axis, where=where)
+    return closed_form.of_label(_aul, logits, labels, (a, q), axis=axis, where=where)
 
 
 def ael(
@@ -148,7 +148,7 @@ def ael(
       Zhou et al., 2021, "Asymmetric Loss Functions for Learning with Noisy Labels",
       arXiv:2106.03110.
     """
-    return log_space.of_label(_ael, logits, labels, (a,), axis=axis, where=where)
+    return closed_form.of_label(_ael, logits, labels, (a,), axis=axis, where=where)
 
 
 def _agce(log_p: jax.Array, a: jax.Array, q: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ arXiv:1412.6596.
 import jax
 import jax.numpy as jnp
 
-from dal_jax.losses import log_space
+from dal_jax.losses import closed_form, log_space
 from dal_jax.losses.dal import ce, ce_of_top
 
 
@@ -54,7 +54,7 @@ def soft_bootstrapping(
       Reed et al., 2014, arXiv:1412.6596.
     """
     beta = jnp.asarray(beta)
-    return log_space.of_label(
+    return closed_form.of_label(
         _weighted_ce,
         logits,
         labels,

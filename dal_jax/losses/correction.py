@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from dal_jax.errors import InputError
-from dal_jax.losses import log_space
+from dal_jax.losses import closed_form, log_space
 from dal_jax.losses.dal import ce
 
 
@@ -69,7 +69,7 @@ def forward_correction(
     require_one(noise_rate, transition_matrix)
     if transition_matrix is None:
         num_classes = jnp.shape(logits)[axis]
-        return log_space.of_label(
+        return closed_form.of_label(
             _under_rate,
             logits,
             labels,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.errors import unknown_name
-from dal_jax.losses import log_space
+from dal_jax.losses import closed_form, log_space
 from dal_jax.losses.summation import share_of_top
 from dal_jax.schedules import CIFAR_SCHEDULE, Schedule
 
@@ -145,7 +145,7 @@ def dal_objective(
     weight = bootstrap_weight / jnp.where(q == 0, 1, q) / math.log(num_classes)
     weight = jnp.where(q == 0, 0, weight)
     soft = bootstrap == "soft"
-    loss = log_space.of_label(
+    loss = closed_form.of_label(
         gce_term,
         logits,
         labels,
@@ -196,7 +196,7 @@ def gce(
     References:
       Zhang and Sabuncu, 2018, arXiv:1805.07836.
     """
-    return log_space.of_label(gce_term, logits, labels, (q,), axis=axis, where=where)
+    return closed_form.of_label(gce_term, logits, labels, (q,), axis=axis, where=where)
 
 
 def mae(
@@ -233,7 +233,7 @@ def mae(
     References:
       Ghosh et al., 2017, arXiv:1712.09482.
     """
-    return log_space.of_label(_mae_term, logits, labels, axis=axis, where=where)
+    return closed_form.of_label(_mae_term, logits, labels, axis=axis, where=where)
 
 
 def ce(
@@ -264,7 +264,7 @@ def ce(
       >>> print(np.array(ce(logits, jnp.array([0, 1]))).round(3))
       [0.17 0.68]
     """
-    return log_space.of_label(_ce_term, logits, labels, axis=axis, where=where)
+    return closed_form.of_label(_ce_term, logits, labels, axis=axis, where=where)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from dal_jax.losses import log_space
+from dal_jax.losses import closed_form
 
 
 def focal(
@@ -49,7 +49,7 @@ def focal(
     References:
       Lin et al., 2017, arXiv:1708.02002.
     """
-    return log_space.of_label(
+    return closed_form.of_label(
         focal_term, logits, labels, (gamma,), axis=axis, where=where
     )
 

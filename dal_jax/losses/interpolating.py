@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dal_jax.errors import InputError
-from dal_jax.losses import log_space
+from dal_jax.losses import closed_form, log_space
 
 
 def taylor_ce(
@@ -59,7 +59,7 @@ def taylor_ce(
     if order < 1:
         raise InputError(f"order is {order}: expected at least 1; pass a larger one")
     term = functools.partial(_taylor, order)
-    return log_space.of_label(term, logits, labels, axis=axis, where=where)
+    return closed_form.of_label(term, logits, labels, axis=axis, where=where)
 
 
 def phuber_ce(
@@ -106,7 +106,7 @@ def phuber_ce(
     References:
       Menon et al., 2020, "Can gradient clipping mitigate label noise?", ICLR.
     """
-    return log_space.of_label(_phuber, logits, labels, (tau,), axis=axis, where=where)
+    return closed_form.of_label(_phuber, logits, labels, (tau,), axis=axis, where=where)
 
 
 def js(
@@ -158,7 +158,7 @@ def js(
     """
     if jnp.ndim(labels) == jnp.ndim(logits):
         return _js_of_distribution(logits, labels, pi, axis=axis, where=where)
-    return log_space.of_label(_js, logits, labels, (pi,), axis=axis, where=where)
+    return closed_form.of_label(_js, logits, labels, (pi,), axis=axis, where=where)
 
 
 def _taylor(order: int, log_p: jax.Array) -> jax.Array:

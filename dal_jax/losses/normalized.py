@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from dal_jax.losses import log_space
+from dal_jax.losses import closed_form, log_space
 from dal_jax.losses.summation import below, half_below, sums_over_classes
 
 Term = Callable[..., tuple[jax.Array, jax.Array | float]]
@@ -38,7 +38,7 @@ def of_all_labels(
     ``term(log_p, 1 - p, *parameters)`` returns :math:`a` and its derivative by
     :math:`\log p`, elementwise, for :math:`1 - p` above 0; a derivative that is the
     same everywhere as a Python number. For distributions the numerator is the average
-    under them. The arguments are those of :func:`dal_jax.losses.log_space.of_label`,
+    under them. The arguments are those of :func:`dal_jax.losses.closed_form.of_label`,
     but ``parameters`` are scalars.
 
     With :math:`S` the sum over the labels, the derivative is
@@ -72,7 +72,7 @@ _share_of_label = jax.custom_jvp(_share, nondiff_argnums=(0, 1))
 def _share_of_label_jvp(term, axis, primals, tangents):
     logits, labels, parameters = primals
     d_logits, _, d_parameters = tangents
-    softmax = log_space.Softmax(logits, labels, axis, with_entropy=False)
+    softmax = closed_form.Softmax(logits, labels, axis, with_entropy=False)
     widen = functools.partial(jnp.expand_dims, axis=axis)
     log_p = softmax.finite_shifted() - widen(softmax.log_total)
     rest = _rest_of(softmax.exps * widen(1 / softmax.total))
@@ -110,7 +110,7 @@ def _share_of_label_jvp(term, axis, primals, tangents):
 def _sums(
     term: Term,
     logits: jax.Array,
-    softmax: log_space.Softmax,
+    softmax: closed_form.Softmax,
     parameters: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, jax.Array | float]:
     """Of the term and of its derivative over the classes."""

@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from dal_jax import dal_objective
-from dal_jax.losses import ce, gce, log_space, mae
+from dal_jax.losses import ce, closed_form, gce, mae
 
 
 def dal(logits, labels, **options):
@@ -134,7 +134,7 @@ def test_terms_may_have_parameters_of_their_own(x64):
     logits = logits.astype(float)
 
     def focal(z, gamma):
-        return log_space.of_label(_focal_term, z, labels, (gamma,))
+        return closed_form.of_label(_focal_term, z, labels, (gamma,))
 
     gamma = jnp.array([0.5, 1.5, 2.5])
     check_grads(jax.jit(focal), (logits, gamma), order=1)
