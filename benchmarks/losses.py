@@ -128,18 +128,39 @@ def compiled(
     name: str, logits: jax.Array, labels: jax.Array
 ) -> tuple[Callable[[], Any], dict[str, float]]:
     """A call without arguments that waits for its result, and what XLA says of it."""
-    batch, num_classes = logits.shape
+    function, memory = to_measure(name, *logits.shape)
+    arguments = (logits, labels, STEP, jnp.arange(len(labels)))
+    # What a loss remembers of its examples is donated, as a trainer does.
+    lowered = jax.jit(function, donate_argnums=0).lower(memory, *arguments)
+    start = time.perf_counter()
+    program = lowered.compile()
+    facts = {"compile_seconds": time.perf_counter() - start}
+    analysis = program.memory_analysis()
+    if analysis is not None:
+        facts["temporaries"] = analysis.temp_size_in_bytes / logits.nbytes
+
+    def call():
+        nonlocal memory
+        memory, results = jax.block_until_ready(program(memory, *arguments))
+        return results
+
+    return call, facts
+
+
+def to_measure(name: str, batch: int, num_classes: int) -> tuple[Callable, Any]:
+    """``function(memory, logits, labels, step, index)`` and the memory to give it.
+
+    It returns the memory to give next, and the loss with its gradient.
+    """
     if name == COPY:
-        lowered = jax.jit(jnp.copy).lower(logits)
-        arguments = (logits,)
-    elif name == REFERENCE:
-        arguments = (logits, labels)
+        return lambda memory, logits, *rest: (memory, jnp.copy(logits)), ()
+    if name == REFERENCE:
 
-        def mean(logits, labels):
+        def mean(logits, labels, step, index, memory):
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return loss.mean()
+            return loss.mean(), memory
 
-        lowered = jax.jit(jax.value_and_grad(mean)).lower(*arguments)
+        memory = ()
     else:
         name, *numbers = name.split(":")
         given = {k: float(v) for k, v in (number.split("=") for number in numbers)}
@@ -153,20 +174,18 @@ def compiled(
             num_examples=batch,
             **given,
         )
-        arguments = (logits, labels, STEP, loss.init(), jnp.arange(batch))
+        memory = loss.init()
 
-        def mean(logits, *rest):
-            value, memory = loss.apply(logits, *rest)
+        def mean(logits, labels, step, index, memory):
+            value, memory = loss.apply(logits, labels, step, memory, index)
             return value.mean(), memory
 
-        lowered = jax.jit(jax.value_and_grad(mean, has_aux=True)).lower(*arguments)
-    start = time.perf_counter()
-    program = lowered.compile()
-    facts = {"compile_seconds": time.perf_counter() - start}
-    memory = program.memory_analysis()
-    if memory is not None:
-        facts["temporaries"] = memory.temp_size_in_bytes / logits.nbytes
-    return lambda: jax.block_until_ready(program(*arguments)), facts
+    def function(memory, *arguments):
+        both = jax.value_and_grad(mean, has_aux=True)
+        (value, memory), gradient = both(*arguments, memory)
+        return memory, (value, gradient)
+
+    return function, memory
 
 
 def interleave(calls: dict[str, Callable[[], Any]], budget: float) -> Times:

@@ -127,11 +127,14 @@ def elr_targets(
     """
     targets = jnp.asarray(targets)
     logits = jax.lax.stop_gradient(jnp.asarray(logits)).astype(targets.dtype)
+    beta = jnp.asarray(beta, targets.dtype)
     exps = jnp.exp(logits - jnp.max(logits, axis, keepdims=True))
     total = jnp.sum(exps, axis, keepdims=True)
-    bounded = jnp.minimum(jnp.maximum(exps, _LEAST * total), (1 - _LEAST) * total)
-    beta = jnp.asarray(beta, targets.dtype)
-    whole = jnp.sum(bounded, axis, keepdims=True)
+    least, most = _LEAST * total, (1 - _LEAST) * total
+    bounded = jnp.clip(exps, least, most)
+    # Halved, because XLA's CPU backend would write out what the targets have too.
+    half = jnp.clip(exps / 2, least / 2, most / 2)
+    whole = 2 * jnp.sum(half, axis, keepdims=True)
     # The select, which is always true, ends the kernel of the sum: XLA's CPU backend
     # would give it the writing of the targets too, at which it is slow.
     share = jnp.where(whole > 0, (1 - beta) / whole, jnp.nan)

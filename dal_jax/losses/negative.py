@@ -61,8 +61,11 @@ def nlnl(
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
     num_classes = logits.shape[axis]
     chex.assert_rank(labels, logits.ndim - 1)
-    drawn = jax.random.randint(key, (num_negatives, labels.size), 1, num_classes)
-    negatives = (labels.reshape(-1) + drawn).T % num_classes
+    # The remainder favours none by more than num_classes / 2^32, and takes a quarter of
+    # the random bits that ``randint`` asks for.
+    bits = jax.random.bits(key, (num_negatives, labels.size), jnp.uint32)
+    offset = 1 + (bits % (num_classes - 1)).astype(jnp.int32)
+    negatives = (labels.reshape(-1) + offset).T % num_classes
     weights = jnp.full(negatives.shape, 1 / num_negatives, logits.dtype)
     if class_weights is not None:
         chex.assert_shape(class_weights, (num_classes,))
@@ -99,7 +102,7 @@ class _Odds:
     def __init__(self, logits: jax.Array, negatives: jax.Array):
         self.logits, self.negatives = logits, negatives
         self.top = jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
-        # Halved, because XLA's CPU backend would write the gradient's difference out.
+        # Halved, because XLA's CPU backend would write out what the gradient has too.
         half = logits / 2 - self.top / 2
         total = jnp.sum(jnp.exp(2 * half), -1, keepdims=True)
         second = _largest_below(logits, self.top)
@@ -122,12 +125,14 @@ class _Odds:
         # Each negative is pulled up and pushes each other class by its share of them.
         pushes = jnp.where(self.alone, 0, slopes / self.others)
         of_top = jnp.sum(pushes, -1, keepdims=True)
-        origin = jnp.minimum(self.log_below, 0)
+        # All but the largest are relative to a logit near the sum of their own.
+        zero = self.top + jnp.minimum(self.log_below, 0)
+        origin = zero - self.top
         of_alone = jnp.where(self.alone, slopes, 0) * jnp.exp(origin - self.log_below)
         of_others = of_top * jnp.exp(origin) + jnp.sum(of_alone, -1, keepdims=True)
         is_top = self.logits == self.top
-        shifted = self.logits - self.top - jnp.where(is_top, 0, origin)
-        pushed = jnp.where(is_top, of_top, of_others) * jnp.exp(shifted)
+        exps = jnp.exp(self.logits - jnp.where(is_top, self.top, zero))
+        pushed = jnp.where(is_top, of_top, of_others) * exps
         return self._pull(-pushed, slopes + pushes * self.exps)
 
     def _pull(self, values: jax.Array, pulls: jax.Array) -> jax.Array:
@@ -145,9 +150,9 @@ class _Odds:
 def _largest_below(logits: jax.Array, top: jax.Array) -> jax.Array:
     """The largest logit below the largest, which it is itself if all are equal."""
     logits, top = jax.lax.stop_gradient((logits, top))
-    large = jnp.finfo(logits.dtype).max / 4
-    # Without a select, and in fractions of its own, because XLA's CPU backend would
-    # write out either.
-    is_below = jnp.sign(top / 4 - logits / 4)
-    second = jnp.max(logits + (is_below - 1) * large, -1, keepdims=True)
-    return jnp.where(second > -large / 2, second, top)
+    # Without a select and with differences of its own, because XLA's CPU backend would
+    # write out either: -1 where below, however little, and 0 for the largest.
+    least, most = jnp.finfo(logits.dtype).min, jnp.finfo(logits.dtype).max
+    is_below = jnp.maximum((logits / 4 - top / 4) * most, -1)
+    second = jnp.max(logits + least / 4 * (is_below + 1), -1, keepdims=True)
+    return jnp.where(second > least / 8, second, top)

@@ -117,8 +117,8 @@ def _sums(
     axis, widen = softmax.axis, softmax.widen
     top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
     log_total = widen(softmax.log_total)
-    # Halved, because XLA's CPU backend would write the gradient's difference out.
-    log_p = 2 * half_below(logits, top) - log_total
+    # Halved, because XLA's CPU backend would write out what the gradient has too.
+    log_p = 2 * (half_below(logits, top) - log_total / 2)
     values, slope = term(log_p, _rest_of(jnp.exp(log_p)), *parameters)
     if isinstance(slope, float):
         return jnp.sum(values, axis), slope * logits.shape[axis]

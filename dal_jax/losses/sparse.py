@@ -113,7 +113,14 @@ def _with_gradient(axis, logits, labels, temperature, p, weight):
     """
     square, norm = _norm(logits, axis)
     scale = 1 / (norm * temperature)
-    top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
+    # What the exponentials are relative to: the largest logit only where they may leave
+    # float32, since normalised logits are 1 / temperature at most and a pass is saved.
+    top = jax.lax.cond(
+        temperature >= 1 / 30,
+        jnp.zeros_like,
+        lambda _: jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True)),
+        square,
+    )
     below = (logits - top) * scale
     exps, powers = jnp.exp(below), jnp.exp(p * below)
 

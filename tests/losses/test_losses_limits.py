@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,6 +97,36 @@ def test_ce_sr_without_its_norm_is_cross_entropy_of_normalised_logits(x64):
 def test_ce_sr_of_zero_logits_pushes_the_label_up(x64):
     gradient = jax.grad(lambda z: losses.ce_sr(z, 2))(jnp.zeros(4))
     np.testing.assert_allclose(gradient, [0.5, 0.5, -1.5, 0.5], atol=1e-12)
+
+
+def test_ce_sr_is_exact_at_every_temperature():
+    # Below 1/30 it subtracts the largest logit, above it need not.
+    temperatures = np.array([1e-3, 1e-2, 0.033, 0.034, 0.5, 10])[:, None, None]
+    norm = np.linalg.norm(LOGITS, axis=-1, keepdims=True)
+    scaled = LOGITS / norm / temperatures
+    log_p = scaled - scipy.special.logsumexp(scaled, -1, keepdims=True)
+    p, powers = np.exp(log_p), np.exp(0.1 * log_p)
+    power_sum = powers.sum(-1, keepdims=True)
+    expected = -log_p[:, np.arange(40), LABELS] + 1.2 * power_sum[..., 0]
+    slopes = p - np.eye(6)[LABELS] + 0.12 * (powers - p * power_sum)
+    radial = (slopes * LOGITS).sum(-1, keepdims=True) * LOGITS / norm**2
+    gradients = (slopes - radial) / norm / temperatures
+
+    def value_and_gradient(temperature):
+        def total(z):
+            loss = losses.ce_sr(z, LABELS, temperature=temperature)
+            return loss.sum(), loss
+
+        return jax.grad(total, has_aux=True)(LOGITS.astype(np.float32))[::-1]
+
+    alone = [value_and_gradient(float(t)) for t in temperatures.ravel()]
+    traced = jnp.asarray(temperatures.ravel(), jnp.float32)
+    together = jax.jit(jax.vmap(value_and_gradient))(traced)
+    for loss, gradient in (map(np.array, zip(*alone, strict=True)), together):
+        np.testing.assert_allclose(loss, expected, rtol=2e-5)
+        np.testing.assert_allclose(
+            gradient * temperatures, gradients * temperatures, atol=2e-5
+        )
 
 
 SYMMETRIC = {
