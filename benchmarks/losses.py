@@ -129,7 +129,7 @@ def compiled(
 ) -> tuple[Callable[[], Any], dict[str, float]]:
     """A call without arguments that waits for its result, and what XLA says of it."""
     function, memory = to_measure(name, *logits.shape)
-    arguments = (logits, labels, STEP, jnp.arange(len(labels)))
+    arguments = (logits, labels, jnp.asarray(STEP), jnp.arange(len(labels)))
     # What a loss remembers of its examples is donated, as a trainer does.
     lowered = jax.jit(function, donate_argnums=0).lower(memory, *arguments)
     start = time.perf_counter()

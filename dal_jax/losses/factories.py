@@ -147,14 +147,18 @@ def make_nlnl(
 
     def apply(logits, labels, step, index=None):
         key = jax.random.fold_in(jax.random.key(seed), step)
+        words = jax.random.key_data(key)
         if index is None:
             index = jnp.arange(labels.size).reshape(labels.shape)
 
         def of_example(logits, label, index):
+            # Keys that differ draw unrelated numbers, however alike they are, so that
+            # half of the hashing can be saved.
+            own_key = jax.random.wrap_key_data(words ^ index.astype(jnp.uint32))
             return negative.nlnl(
                 logits,
                 label,
-                jax.random.fold_in(key, index),
+                own_key,
                 num_negatives=num_negatives,
                 class_weights=class_weights,
             )

@@ -5,6 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+# Numbers that stay in a core's cache, where the start of a loop takes longer.
+_SMALL = 2**15
+
 
 def sums_over_classes(
     function: Callable[..., jax.Array],
@@ -46,6 +49,8 @@ def sums_over_classes(
         rows = zip(*each, strict=True)
         return jnp.stack([total(*arrays, *shared, *own) for own in rows])
 
+    if arrays[0].size < _SMALL:
+        return at_once(arrays, shared, each)
     return jax.lax.platform_dependent(
         arrays, shared, each, cpu=in_a_loop, default=at_once
     )
