@@ -13,9 +13,10 @@ import math
 import jax
 import jax.numpy as jnp
 
+from dal_jax.losses import log_space, normalized
 from dal_jax.losses.asymmetric import agce
 from dal_jax.losses.dal import ce, mae
-from dal_jax.losses.normalized import nce, nnce
+from dal_jax.losses.normalized import nce
 
 # The reverse cross entropy takes the logarithm of a one-hot label; log 0 is this.
 _LOG_ZERO = math.log(1e-4)
@@ -248,8 +249,9 @@ def anl_ce(
       Ye et al., 2023, "Active Negative Loss Functions for Learning with Noisy Labels",
       NeurIPS.
     """
-    active = nce(logits, labels, axis=axis, where=where)
-    negative = nnce(
-        logits, labels, min_probability=min_probability, axis=axis, where=where
+    terms = [(normalized.ce_term, ()), (normalized.nnce_term, (min_probability,))]
+    weights = (alpha, jnp.negative(beta))
+    shares = normalized.of_all_labels(
+        terms, logits, labels, weights, axis=axis, where=where
     )
-    return jnp.multiply(alpha, active) + jnp.multiply(beta, negative)
+    return log_space.mask(jnp.add(beta, shares), where)

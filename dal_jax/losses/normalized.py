@@ -12,7 +12,7 @@ these losses to others for that reason.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,86 +25,104 @@ Term = Callable[..., tuple[jax.Array, jax.Array | float]]
 
 
 def of_all_labels(
-    term: Term,
+    terms: Sequence[tuple[Term, tuple]],
     logits: jax.typing.ArrayLike,
     labels: jax.typing.ArrayLike,
-    parameters: tuple = (),
+    weights: Sequence[jax.typing.ArrayLike] = (1.0,),
     *,
     axis: int = -1,
     where: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    r"""The loss :math:`a(\log p_y)` over its sum over all labels.
+    r"""A weighted sum of losses :math:`a(\log p_y)`, each over its sum over all labels.
 
-    ``term(log_p, 1 - p, *parameters)`` returns :math:`a` and its derivative by
-    :math:`\log p`, elementwise, for :math:`1 - p` above 0; a derivative that is the
-    same everywhere as a Python number. For distributions the numerator is the average
-    under them. The arguments are those of :func:`dal_jax.losses.closed_form.of_label`,
-    but ``parameters`` are scalars.
+    Of each ``(term, parameters)``, ``term(log_p, 1 - p, *parameters)`` returns
+    :math:`a` and its derivative by :math:`\log p`, elementwise, for :math:`1 - p` above
+    0; a derivative that is the same everywhere as a Python number. ``parameters`` are
+    scalars, ``weights`` scalars or ``[...]``. For distributions the numerator is the
+    average under them. The other arguments are those of
+    :func:`dal_jax.losses.closed_form.of_label`.
 
-    With :math:`S` the sum over the labels, the derivative is
+    With :math:`S` the sum over the labels, the derivative of one of them is
 
     .. math::
       \frac{\partial L}{\partial z_k} = u_k - p_k \sum_j u_j, \qquad
       u_k = \frac{[k = y] \, a'(\log p_y) - L \, a'(\log p_k)}{S}.
     """
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    parameters = tuple(jnp.asarray(p, logits.dtype) for p in parameters)
-    of_rows = _share if labels.ndim == logits.ndim else _share_of_label
-    return log_space.mask(of_rows(term, axis, logits, labels, parameters), where)
+    as_float = functools.partial(jnp.asarray, dtype=logits.dtype)
+    functions = tuple(term for term, _ in terms)
+    coefficients = (
+        tuple(map(as_float, weights)),
+        tuple(tuple(map(as_float, parameters)) for _, parameters in terms),
+    )
+    of_rows = _shares if labels.ndim == logits.ndim else _shares_of_label
+    return log_space.mask(of_rows(functions, axis, logits, labels, coefficients), where)
 
 
-def _share(
-    term: Term,
+def _shares(
+    terms: tuple[Term, ...],
     axis: int,
     logits: jax.Array,
     labels: jax.Array,
-    parameters: tuple[jax.Array, ...],
+    coefficients: tuple,
 ) -> jax.Array:
     log_p = log_space.log_probs(logits, axis)
-    values, _ = term(log_p, _rest(log_p), *parameters)
-    return log_space.select_label(values, labels, axis) / jnp.sum(values, axis)
+    rest = _rest(log_p)
+
+    def share(term, parameters):
+        values, _ = term(log_p, rest, *parameters)
+        return log_space.select_label(values, labels, axis) / jnp.sum(values, axis)
+
+    shares = [
+        weight * share(term, parameters)
+        for term, weight, parameters in zip(terms, *coefficients, strict=True)
+    ]
+    return functools.reduce(jnp.add, shares)
 
 
-_share_of_label = jax.custom_jvp(_share, nondiff_argnums=(0, 1))
+_shares_of_label = jax.custom_jvp(_shares, nondiff_argnums=(0, 1))
 
 
-@functools.partial(_share_of_label.defjvp, symbolic_zeros=True)
-def _share_of_label_jvp(term, axis, primals, tangents):
-    logits, labels, parameters = primals
-    d_logits, _, d_parameters = tangents
-    softmax = closed_form.Softmax(logits, labels, axis, with_entropy=False)
-    widen = functools.partial(jnp.expand_dims, axis=axis)
-    log_p = softmax.finite_shifted() - widen(softmax.log_total)
-    rest = _rest_of(softmax.exps * widen(1 / softmax.total))
-    _, slopes = term(log_p, rest, *parameters)
-    rest_y = _rest(softmax.log_p)
-    value, slope = term(softmax.log_p, rest_y, *parameters)
-    total, slopes_sum = _sums(term, logits, softmax, parameters)
-    loss = value / total
+@functools.partial(_shares_of_label.defjvp, symbolic_zeros=True)
+def _shares_of_label_jvp(terms, axis, primals, tangents):
+    logits, labels, coefficients = primals
+    d_logits, _, d_coefficients = tangents
+    loss, gradient = _with_gradient(terms, axis, logits, labels, coefficients)
     tangent = jnp.zeros_like(loss)
     if not isinstance(d_logits, SymbolicZero):
-        inner = (slope - loss * slopes_sum) / total
-        labelled = log_space.one_hot(labels, logits.shape, axis)
-        gradient = (
-            jnp.where(labelled, widen(slope / total), 0)
-            - widen(loss / total) * slopes
-            - widen(inner / softmax.total) * softmax.exps
-        )
         tangent += jnp.sum(gradient * d_logits, axis)
-    if not all(isinstance(d, SymbolicZero) for d in d_parameters):
-        directions = tuple(
-            jnp.zeros_like(p) if isinstance(d, SymbolicZero) else d
-            for p, d in zip(parameters, d_parameters, strict=True)
+    leaves = jax.tree.leaves(d_coefficients)
+    if not all(isinstance(d, SymbolicZero) for d in leaves):
+        directions = jax.tree.map(
+            lambda c, d: jnp.zeros_like(c) if isinstance(d, SymbolicZero) else d,
+            coefficients,
+            d_coefficients,
         )
-
-        def along(log_p, rest):
-            of_parameters = functools.partial(term, log_p, rest)
-            return jax.jvp(of_parameters, parameters, directions)[1][0]
-
-        change = along(softmax.log_p, rest_y)
-        change -= loss * jnp.sum(along(log_p, rest), axis)
-        tangent += change / total
+        by_coefficients = functools.partial(_shares, terms, axis, logits, labels)
+        tangent += jax.jvp(by_coefficients, (coefficients,), (directions,))[1]
     return loss, tangent
+
+
+def _with_gradient(terms, axis, logits, labels, coefficients):
+    softmax = closed_form.Softmax(logits, labels, axis, with_entropy=False)
+    widen = softmax.widen
+    log_p = softmax.finite_shifted() - widen(softmax.log_total)
+    rest = _rest_of(softmax.exps * widen(1 / softmax.total))
+    rest_y = _rest(softmax.log_p)
+    loss = own = along = jnp.zeros_like(softmax.log_p)
+    others = widen(loss)
+    for term, weight, parameters in zip(terms, *coefficients, strict=True):
+        _, slopes = term(log_p, rest, *parameters)
+        value, slope = term(softmax.log_p, rest_y, *parameters)
+        total, slopes_sum = _sums(term, logits, softmax, parameters)
+        share, weight = value / total, weight / total
+        loss += weight * value
+        own += weight * slope
+        along += weight * (slope - share * slopes_sum)
+        others += widen(weight * share) * slopes
+    labelled = log_space.one_hot(labels, logits.shape, axis)
+    gradient = jnp.where(labelled, widen(own), 0) - others
+    return loss, gradient - widen(along / softmax.total) * softmax.exps
 
 
 def _sums(
@@ -198,7 +216,7 @@ def nce(
     References:
       Ma et al., 2020, arXiv:2006.13554.
     """
-    return of_all_labels(_ce, logits, labels, axis=axis, where=where)
+    return of_all_labels([(ce_term, ())], logits, labels, axis=axis, where=where)
 
 
 def nfl(
@@ -242,9 +260,9 @@ def nfl(
     References:
       Ma et al., 2020, arXiv:2006.13554.
     """
-    if isinstance(gamma, float) and gamma == 0.5:
-        return of_all_labels(_focal_of_half, logits, labels, axis=axis, where=where)
-    return of_all_labels(_focal, logits, labels, (gamma,), axis=axis, where=where)
+    published = isinstance(gamma, float) and gamma == 0.5
+    term = (_focal_of_half, ()) if published else (_focal, (gamma,))
+    return of_all_labels([term], logits, labels, axis=axis, where=where)
 
 
 def nnce(
@@ -292,13 +310,13 @@ def nnce(
       Ye et al., 2023, "Active Negative Loss Functions for Learning with Noisy Labels",
       NeurIPS.
     """
-    share = of_all_labels(
-        _negative, logits, labels, (min_probability,), axis=axis, where=where
-    )
+    term = (nnce_term, (min_probability,))
+    share = of_all_labels([term], logits, labels, axis=axis, where=where)
     return log_space.mask(1 - share, where)
 
 
-def _ce(log_p: jax.Array, rest: jax.Array) -> tuple[jax.Array, float]:
+def ce_term(log_p: jax.Array, rest: jax.Array) -> tuple[jax.Array, float]:
+    r""":math:`-\log p`, and its slope."""
     del rest
     return -log_p, -1.0
 
@@ -318,9 +336,10 @@ def _focal_with(power, log_p, rest, gamma):
     return -power * rest * log_p, power * (gamma * (1 - rest) * log_p - rest)
 
 
-def _negative(
+def nnce_term(
     log_p: jax.Array, rest: jax.Array, min_probability: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    r""":math:`\max(\log p - \log p_\mathrm{min}, 0)`, and its slope."""
     del rest
     value = jnp.maximum(log_p - jnp.log(min_probability), 0)
     return value, jnp.sign(jax.lax.stop_gradient(value))
