@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.losses import closed_form, log_space
 from dal_jax.losses.summation import below, half_below, sums_over_classes
@@ -56,12 +55,12 @@ def of_all_labels(
         tuple(tuple(map(as_float, parameters)) for _, parameters in terms),
     )
     of_rows = _shares if labels.ndim == logits.ndim else _shares_of_label
-    return log_space.mask(of_rows(functions, axis, logits, labels, coefficients), where)
+    return log_space.mask(of_rows(axis, functions, logits, labels, coefficients), where)
 
 
 def _shares(
-    terms: tuple[Term, ...],
     axis: int,
+    terms: tuple[Term, ...],
     logits: jax.Array,
     labels: jax.Array,
     coefficients: tuple,
@@ -80,30 +79,7 @@ def _shares(
     return functools.reduce(jnp.add, shares)
 
 
-_shares_of_label = jax.custom_jvp(_shares, nondiff_argnums=(0, 1))
-
-
-@functools.partial(_shares_of_label.defjvp, symbolic_zeros=True)
-def _shares_of_label_jvp(terms, axis, primals, tangents):
-    logits, labels, coefficients = primals
-    d_logits, _, d_coefficients = tangents
-    loss, gradient = _with_gradient(terms, axis, logits, labels, coefficients)
-    tangent = jnp.zeros_like(loss)
-    if not isinstance(d_logits, SymbolicZero):
-        tangent += jnp.sum(gradient * d_logits, axis)
-    leaves = jax.tree.leaves(d_coefficients)
-    if not all(isinstance(d, SymbolicZero) for d in leaves):
-        directions = jax.tree.map(
-            lambda c, d: jnp.zeros_like(c) if isinstance(d, SymbolicZero) else d,
-            coefficients,
-            d_coefficients,
-        )
-        by_coefficients = functools.partial(_shares, terms, axis, logits, labels)
-        tangent += jax.jvp(by_coefficients, (coefficients,), (directions,))[1]
-    return loss, tangent
-
-
-def _with_gradient(terms, axis, logits, labels, coefficients):
+def _with_gradient(axis, terms, logits, labels, coefficients):
     softmax = closed_form.Softmax(logits, labels, axis, with_entropy=False)
     widen = softmax.widen
     log_p = softmax.finite_shifted() - widen(softmax.log_total)
@@ -123,6 +99,9 @@ def _with_gradient(terms, axis, logits, labels, coefficients):
     labelled = log_space.one_hot(labels, logits.shape, axis)
     gradient = jnp.where(labelled, widen(own), 0) - others
     return loss, gradient - widen(along / softmax.total) * softmax.exps
+
+
+_shares_of_label = closed_form.with_gradient(_shares, _with_gradient)
 
 
 def _sums(

@@ -4,13 +4,10 @@ Zhou et al. (2021), "Learning with Noisy Labels via Sparse Regularization",
 arXiv:2108.00192.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
-from dal_jax.losses import log_space
+from dal_jax.losses import closed_form, log_space
 from dal_jax.losses.dal import ce
 
 
@@ -67,50 +64,33 @@ def ce_sr(
         jnp.asarray(x, logits.dtype) for x in (temperature, p, regularization_weight)
     )
     of_rows = _loss if labels.ndim == logits.ndim else _loss_of_label
-    return log_space.mask(of_rows(axis, logits, labels, temperature, p, weight), where)
+    loss = of_rows(axis, None, logits, labels, (temperature, p, weight))
+    return log_space.mask(loss, where)
 
 
 def _loss(
     axis: int,
+    static: None,
     logits: jax.Array,
     labels: jax.Array,
-    temperature: jax.Array,
-    p: jax.Array,
-    weight: jax.Array,
+    parameters: tuple[jax.Array, ...],
 ) -> jax.Array:
+    del static
+    temperature, p, weight = parameters
     scaled = logits / (_norm(logits, axis)[1] * temperature)
     powers = jnp.exp(p * log_space.log_probs(scaled, axis))
     return ce(scaled, labels, axis=axis) + weight * jnp.sum(powers, axis)
 
 
-_loss_of_label = jax.custom_jvp(_loss, nondiff_argnums=(0,))
-
-
-@functools.partial(_loss_of_label.defjvp, symbolic_zeros=True)
-def _loss_of_label_jvp(axis, primals, tangents):
-    logits, labels, *parameters = primals
-    d_logits, _, *d_parameters = tangents
-    loss, gradient = _with_gradient(axis, *primals)
-    tangent = jnp.zeros_like(loss)
-    if not isinstance(d_logits, SymbolicZero):
-        tangent += jnp.sum(gradient * d_logits, axis)
-    if not all(isinstance(d, SymbolicZero) for d in d_parameters):
-        directions = tuple(
-            jnp.zeros_like(p) if isinstance(d, SymbolicZero) else d
-            for p, d in zip(parameters, d_parameters, strict=True)
-        )
-        of_parameters = functools.partial(_loss, axis, logits, labels)
-        tangent += jax.jvp(of_parameters, tuple(parameters), directions)[1]
-    return loss, tangent
-
-
-def _with_gradient(axis, logits, labels, temperature, p, weight):
+def _with_gradient(axis, static, logits, labels, parameters):
     r"""The loss and its gradient. With :math:`S = \sum_k s_k^p` that is the following.
 
     .. math::
       \frac{1}{\tau \, \|z\|} \left(g - z \frac{g \cdot z}{\|z\|^2}\right), \qquad
       g_k = s_k - [k = y] + \lambda p \, (s_k^p - s_k S).
     """
+    del static
+    temperature, p, weight = parameters
     square, norm = _norm(logits, axis)
     scale = 1 / (norm * temperature)
     # What the exponentials are relative to: the largest logit only where they may leave
@@ -141,6 +121,9 @@ def _with_gradient(axis, logits, labels, temperature, p, weight):
     labelled = log_space.one_hot(labels, logits.shape, axis)
     gradient = others - jnp.where(labelled, scale, 0)
     return jnp.squeeze(loss, axis), gradient
+
+
+_loss_of_label = closed_form.with_gradient(_loss, _with_gradient)
 
 
 def _norm(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:

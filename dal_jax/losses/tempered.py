@@ -10,15 +10,13 @@ arXiv:1906.03361. With :math:`c = t - 1`,
 which are the natural ones at :math:`t = 1`.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.errors import InputError
-from dal_jax.losses import log_space
+from dal_jax.losses import closed_form, log_space
 from dal_jax.losses.dal import gce_term
 from dal_jax.losses.summation import below, share_of_top, sums_over_classes
 
@@ -80,10 +78,10 @@ def bi_tempered(
     if num_iters < 0:
         raise InputError(f"num_iters is {num_iters}: expected 0 or more, such as 5")
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    solver = _Solver(axis, num_iters, _whole_power(1, t2), _whole_power(t1, t2))
-    t1, t2 = jnp.asarray(t1, logits.dtype), jnp.asarray(t2, logits.dtype)
+    solver = _Solver(num_iters, _whole_power(1, t2), _whole_power(t1, t2))
+    temperatures = jnp.asarray(t1, logits.dtype), jnp.asarray(t2, logits.dtype)
     of_rows = _divergence if labels.ndim == logits.ndim else _divergence_from_label
-    return log_space.mask(of_rows(solver, logits, labels, t1, t2), where)
+    return log_space.mask(of_rows(axis, solver, logits, labels, temperatures), where)
 
 
 class _Solver(NamedTuple):
@@ -94,7 +92,6 @@ class _Solver(NamedTuple):
     and an exponential.
     """
 
-    axis: int
     num_iters: int
     power: int | None
     own_power: int | None
@@ -126,14 +123,15 @@ def _whole_power(t1: jax.typing.ArrayLike, t2: jax.typing.ArrayLike) -> int | No
 
 
 def _divergence(
+    axis: int,
     solver: _Solver,
     logits: jax.Array,
     labels: jax.Array,
-    t1: jax.Array,
-    t2: jax.Array,
+    temperatures: tuple[jax.Array, jax.Array],
 ) -> jax.Array:
-    top, c, _, log_totals = _normalize(solver, logits, t2)
-    axis, log_total = solver.axis, log_totals[-1]
+    t1, t2 = temperatures
+    top, c, _, log_totals = _normalize(axis, solver, logits, t2)
+    log_total = log_totals[-1]
     log_p = -_log_w(below(logits, top), c, jnp.exp(-c * log_total)) / c - log_total
     power = 2 - t1
     mass = jnp.sum(jnp.exp(power * log_p), axis)
@@ -147,28 +145,7 @@ def _divergence(
     return fit + (mass - own_mass) / power
 
 
-_divergence_from_label = jax.custom_jvp(_divergence, nondiff_argnums=(0,))
-
-
-@functools.partial(_divergence_from_label.defjvp, symbolic_zeros=True)
-def _divergence_from_label_jvp(solver, primals, tangents):
-    logits, labels, t1, t2 = primals
-    d_logits, _, *d_temperatures = tangents
-    loss, gradient = _with_gradient(solver, *primals)
-    tangent = jnp.zeros_like(loss)
-    if not isinstance(d_logits, SymbolicZero):
-        tangent += jnp.sum(gradient * d_logits, solver.axis)
-    if not all(isinstance(d, SymbolicZero) for d in d_temperatures):
-        of_temperatures = functools.partial(_divergence, solver, logits, labels)
-        directions = tuple(
-            jnp.zeros_like(t) if isinstance(d, SymbolicZero) else d
-            for t, d in zip((t1, t2), d_temperatures, strict=True)
-        )
-        tangent += jax.jvp(of_temperatures, (t1, t2), directions)[1]
-    return loss, tangent
-
-
-def _with_gradient(solver, logits, labels, t1, t2):
+def _with_gradient(axis, solver, logits, labels, temperatures):
     r"""The loss and its gradient: sums over the classes and one last pass.
 
     With :math:`w_{ik} = 1 - c s_i u_k`, iteration :math:`i` is
@@ -179,8 +156,9 @@ def _with_gradient(solver, logits, labels, t1, t2):
         (du_k - c u_k \, d \log Z_{i-1}), \qquad
       d \log p_k = \frac{s_N du_k - d \log Z_{N-1}}{w_{Nk}}.
     """
-    top, c, scales, log_totals = _normalize(solver, logits, t2)
-    axis, log_total, power = solver.axis, log_totals[-1], 2 - t1
+    t1, t2 = temperatures
+    top, c, scales, log_totals = _normalize(axis, solver, logits, t2)
+    log_total, power = log_totals[-1], 2 - t1
     scale, unit = jnp.exp(-c * log_total), jnp.exp(-power * log_total)
 
     def own(logits, top, scale, exponent, further):
@@ -218,7 +196,10 @@ def _with_gradient(solver, logits, labels, t1, t2):
     return jnp.squeeze(loss, axis), gradient
 
 
-def _normalize(solver: _Solver, logits: jax.Array, t2: jax.Array):
+_divergence_from_label = closed_form.with_gradient(_divergence, _with_gradient)
+
+
+def _normalize(axis: int, solver: _Solver, logits: jax.Array, t2: jax.Array):
     r"""The tempered softmax, whose normaliser is found by fixed-point iteration.
 
     Returns:
@@ -229,7 +210,7 @@ def _normalize(solver: _Solver, logits: jax.Array, t2: jax.Array):
     c = jnp.where(t2 == 1, 1e-20, t2 - 1)
     # Short of convergence the normaliser depends on where it starts, so the
     # gradient goes through the maximum.
-    top = jnp.max(logits, solver.axis, keepdims=True)
+    top = jnp.max(logits, axis, keepdims=True)
 
     # Loops here and for the derivative, since of the same steps in a row XLA's CPU
     # backend would write out all that two of them have in common; and barriers, since
@@ -237,7 +218,7 @@ def _normalize(solver: _Solver, logits: jax.Array, t2: jax.Array):
     def iterate(scale, _):
         scale, row = jax.lax.optimization_barrier((scale, top))
         decay = solver.decay(logits - row, c, scale)
-        log_total = jnp.log(jnp.sum(decay, solver.axis, keepdims=True))
+        log_total = jnp.log(jnp.sum(decay, axis, keepdims=True))
         return jnp.exp(-c * log_total), (scale, log_total)
 
     start = jnp.ones_like(top)
