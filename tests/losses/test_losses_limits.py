@@ -299,8 +299,10 @@ def test_sums_of_two_losses(name, parts, x64):
     np.testing.assert_allclose(actual, 0.7 * first + 2.5 * second, rtol=1e-12)
 
 
-def test_elr_targets_are_a_running_mean_of_the_predictions(x64):
-    before = RNG.dirichlet(np.ones(6), 40)
-    targets = losses.elr_targets(LOGITS / 4, before, beta=0.9)
-    expected = 0.9 * before + 0.1 * np.asarray(jax.nn.softmax(LOGITS / 4))
-    np.testing.assert_allclose(targets, expected, rtol=1e-12)
+@pytest.mark.parametrize("sharpness", [0.25, 1, 5, 100])
+def test_elr_targets_are_a_running_mean_of_the_bounded_predictions(sharpness, x64):
+    before, logits = RNG.dirichlet(np.ones(6), 40), sharpness * LOGITS
+    targets = losses.elr_targets(logits, before, beta=0.9)
+    bounded = np.clip(jax.nn.softmax(logits), 1e-4, 1 - 1e-4)
+    bounded /= bounded.sum(-1, keepdims=True)
+    np.testing.assert_allclose(targets, 0.9 * before + 0.1 * bounded, rtol=1e-12)
