@@ -19,6 +19,7 @@ NEEDED = {
 }
 # The rules of the others are those of test_losses_dal.py.
 OWN_RULE = {
+    "anl_ce",
     "backward_correction",
     "bi_tempered",
     "ce_sr",
@@ -29,6 +30,8 @@ OWN_RULE = {
     "nlnl",
     "nnce",
 }
+# The other files take the form for small arrays.
+pytestmark = pytest.mark.usefixtures("as_for_large_arrays")
 every_loss = pytest.mark.parametrize("name", losses.names())
 
 
@@ -215,7 +218,9 @@ def test_batch_and_vmap_agree(name):
     np.testing.assert_allclose(grid.reshape(8, 5), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["nfl", "ce_sr", "agce", "bi_tempered", "js", "nnce"])
+@pytest.mark.parametrize(
+    "name", ["nfl", "ce_sr", "agce", "bi_tempered", "js", "nnce", "anl_ce"]
+)
 def test_hyperparameters_may_be_traced_and_differentiated(name, x64):
     logits, labels = example(scale=1.0)
     values = {
@@ -225,6 +230,7 @@ def test_hyperparameters_may_be_traced_and_differentiated(name, x64):
         "bi_tempered": {"t1": 0.7, "t2": 1.4},
         "js": {"pi": 0.3},
         "nnce": {"min_probability": 1e-3},
+        "anl_ce": {"alpha": 2.0, "beta": 3.0, "min_probability": 1e-3},
     }[name]
 
     @jax.jit

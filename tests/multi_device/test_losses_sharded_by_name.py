@@ -13,9 +13,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from dal_jax import losses
 
 rng = np.random.default_rng(0)
-logits = jnp.asarray(rng.normal(0, 3, (16, 1000)), jnp.float32)
-labels = jnp.asarray(rng.integers(1000, size=16), jnp.int32)
-index = jnp.asarray(rng.permutation(16))
+logits = jnp.asarray(rng.normal(0, 3, (64, 1000)), jnp.float32)
+labels = jnp.asarray(rng.integers(1000, size=64), jnp.int32)
+index = jnp.asarray(rng.permutation(64))
 mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 def put(x, *spec):
@@ -40,7 +40,7 @@ for moving in (jnp.sort, jnp.fliplr, lambda z: jnp.cumsum(z, -1)):
 for name in losses.names():
     options = {"noise_rate": 0.4} if "noise_rate" in losses.accepted(name) else {}
     loss = losses.make_stateful(
-        name, num_examples=16, num_classes=1000, total_steps=10, **options
+        name, num_examples=64, num_classes=1000, total_steps=10, **options
     )
 
     def everything(logits, labels, memory):
