@@ -12,9 +12,7 @@ then time is the process's own, and what else runs hardly counts.
 
 import argparse
 import itertools
-import os
 import platform
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,13 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from machine import CORES, clock
 
 from dal_jax.config import ModelConfig
 from dal_jax.models import Functional, functionalize, layers
 from dal_jax.models import convolution as convolution_module
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-CLOCK = time.process_time if CORES == 1 else time.perf_counter
 CASES = {"digits": (64, (8, 8, 1)), "cifar": (128, (32, 32, 3))}
 LEARNING_RATE, MOMENTUM = 0.05, 0.9
 
@@ -151,9 +148,9 @@ def measure(case: str, convolutions, forms, steps: int, rounds: int) -> None:
         runs[f"{name}, {form}"] = run
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _, (name, run) in itertools.product(range(rounds + 1), runs.items()):
-        start = CLOCK()
+        start = clock()
         run()
-        times[name].append((CLOCK() - start) / steps * 1e3)
+        times[name].append((clock() - start) / steps * 1e3)
     print(f"\n{case}: batch {batch}, images {shape}\n")
     print("| way | ms/step min | median | images/s over PyTorch: min | median |")
     print("|---|---|---|---|---|")
@@ -172,8 +169,8 @@ def main() -> None:
     parser.add_argument("--convolutions", default=",".join(CONVOLUTIONS))
     parser.add_argument("--forms", default="fori_loop,scan,single")
     flags = parser.parse_args()
-    clock = "process CPU time" if CORES == 1 else "wall time"
-    print(f"{platform.machine()}, {CORES} core(s), {clock}, ", end="")
+    kind = "process CPU time" if CORES == 1 else "wall time"
+    print(f"{platform.machine()}, {CORES} core(s), {kind}, ", end="")
     print(f"Python {platform.python_version()}, jax {jax.__version__}")
     # The comma in a name stays: names are split at commas without a space after.
     names = flags.convolutions.replace(", ", "\0").split(",")
