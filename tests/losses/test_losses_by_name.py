@@ -194,6 +194,33 @@ def test_nlnl_draws_for_an_example_the_same_in_any_batch():
     assert len(np.unique(np.asarray(alike))) > 2
 
 
+def test_nlnl_draws_evenly_and_for_no_example_as_for_its_neighbours():
+    size, num_classes = 20_000, 5
+    loss = losses.make_stateful("nlnl", num_examples=size, num_classes=num_classes)
+    labels = jnp.zeros(size, int)
+
+    def drawn(step):
+        def total(logits):
+            return loss.apply(logits, labels, step, (), jnp.arange(size))[0].sum()
+
+        return np.asarray(jax.grad(total)(jnp.zeros((size, num_classes))).argmax(-1))
+
+    first, second = drawn(0), drawn(1)
+    pairs = {
+        "steps": (first, second),
+        "examples that differ in the last bit": (first[::2], first[1::2]),
+        "examples in a row": (first[1:-1:2], first[2::2]),
+        "examples 1024 apart": (first[:-1024], first[1024:]),
+    }
+    for what, (one, other) in pairs.items():
+        table = np.zeros((num_classes, num_classes))
+        np.add.at(table, (one, other), 1)
+        assert table[0].sum() == table[:, 0].sum() == 0  # the given label
+        expected = len(one) / (num_classes - 1) ** 2
+        # Of 16 cells, at a chance of 1 in 10,000 for an honest draw.
+        assert ((table[1:, 1:] - expected) ** 2 / expected).sum() < 44, what
+
+
 def test_elr_remembers_the_examples_it_has_seen():
     loss = losses.make_stateful("elr", num_examples=10, num_classes=4, beta=0.5)
     memory = loss.init()
