@@ -66,8 +66,8 @@ def test_a_signal_in_the_middle_of_an_epoch(
         "--config.optimizer.learning_rate=0.001",
     )
     workdir, reference = tmp_path / "run", tmp_path / "reference"
-    # First, so that the command that is refused has nothing to import or to compile, and
-    # meets the run in its few seconds.
+    # First, so that the command that is refused has nothing to import or to compile,
+    # and meets the run in its few seconds.
     assert command(f"--workdir={reference}", *arguments).status == 0
     process = start_training(f"--workdir={workdir}", *arguments)
     wait_until((workdir / "metrics.jsonl").exists, process)
