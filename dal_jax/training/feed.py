@@ -98,7 +98,7 @@ def sequential_order(num_examples: int, batch: int) -> np.ndarray:
 
 def place_images(parallel: ShardedJit | Pmap, split: Split) -> jax.Array | Split:
     """Returns a split's images on the devices, or the split where they must stream."""
-    return parallel.place_data(split.images) if split.in_memory else split
+    return parallel.place_data(split.inputs) if split.in_memory else split
 
 
 def make_runner(
