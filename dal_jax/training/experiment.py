@@ -219,8 +219,8 @@ def _image_statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean, std = config.augmentation.mean, config.augmentation.std
     if not mean and not std:
-        return image_statistics(train.images)
-    channels = train.image_shape[-1]
+        return image_statistics(train.inputs)
+    channels = train.input_shape[-1]
     fits = all(len(given) in (1, channels) for given in (mean, std))
     if not fits or min(std) <= 0:
         raise InputError(
@@ -232,7 +232,7 @@ def _image_statistics(
 
 
 def _input_shape(config: TrainConfig, train: data.Split) -> tuple[int, int, int]:
-    height, width, channels = train.image_shape
+    height, width, channels = train.input_shape
     side = config.augmentation.random_resized_crop
     return (height, width, channels) if side is None else (side, side, channels)
 

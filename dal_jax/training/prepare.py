@@ -49,7 +49,7 @@ def prepare(config: TrainConfig) -> Prepared:
         index=pool.index,
         index_is_original=pool.index_is_original,
         source_size=pool.source_size or None,
-        images=pool.images if config.noise.kind == "instance" else None,
+        images=pool.inputs if config.noise.kind == "instance" else None,
         path=config.noise.path,
         class_map=config.noise.class_map or noise.class_map_for(dataset.name),
         pixel_scaling=config.noise.pixel_scaling,

@@ -52,6 +52,7 @@ class Images:
     """Images that are not in memory: image i is filled with i."""
 
     shape = (2, 2, 1)
+    dtype = np.dtype(np.uint8)
 
     def __len__(self):
         return 10
@@ -63,7 +64,7 @@ class Images:
 def make_split(streamed):
     labels = (np.arange(10) * 7 % 3).astype(np.int32)
     images = Images() if streamed else np.stack([Images()[i] for i in range(10)])
-    return Split(images, labels, np.arange(10), labels)  # pyright: ignore
+    return Split(images, labels, np.arange(10), labels)
 
 
 @pytest.fixture(params=["resident", "scanned", "streamed"])
