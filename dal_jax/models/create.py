@@ -42,7 +42,10 @@ def options(name: str) -> tuple[str, ...]:
     """
     if name not in _CONSTRUCTORS:
         raise unknown_name("model", name, _CONSTRUCTORS)
-    parameters = inspect.signature(_CONSTRUCTORS[name]).parameters.values()
+    constructor = _CONSTRUCTORS[name]
+    # A class would show its metaclass's call.
+    signed = constructor.__init__ if isinstance(constructor, type) else constructor
+    parameters = inspect.signature(signed).parameters.values()
     named = (p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
     return tuple(option for option in named if option not in _OF_ALL)
 

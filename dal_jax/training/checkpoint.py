@@ -41,7 +41,7 @@ class Checkpoints:
 
         self._ocp = ocp
         self._directory = directory
-        self._config_digest = config_digest
+        from dal_jax.training.workdir import config_digest as cd; self._config_digest = cd(config_digest.values)
         policies = ocp.checkpoint_managers
         kept: list[Any] = [policies.LatestN(keep)]
         if best is not None:

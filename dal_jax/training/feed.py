@@ -88,11 +88,11 @@ def epoch_order(seed: int, epoch: int, num_examples: int, batch: int) -> np.ndar
     return np.resize(order, (steps, batch)).astype(np.int32)
 
 
-def sequential_order(num_examples: int, batch: int) -> np.ndarray:
-    """Returns all positions in order, the last batch padded with -1."""
-    steps = -(-num_examples // batch)
+def sequential_order(positions: np.ndarray, batch: int) -> np.ndarray:
+    """Returns batches of positions in order: int32 ``[steps, batch]``, padded by -1."""
+    steps = -(-len(positions) // batch)
     order = np.full(steps * batch, -1, np.int32)
-    order[:num_examples] = np.arange(num_examples)
+    order[: len(positions)] = positions
     return order.reshape(steps, batch)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from dal_jax.config import TrainConfig
 from dal_jax.errors import InputError
 from dal_jax.noise import NoiseRecord
 
@@ -53,7 +52,7 @@ class Workdir:
         self.checkpoints = self.path / "checkpoints"
         self.noise = self.path / "noise.npz"
 
-    def check(self, config: TrainConfig, *, overwrite: bool) -> None:
+    def check(self, values, defaults, *, overwrite: bool) -> None:
         """Raises InputError where a run with this configuration must not go here."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError(
@@ -74,7 +73,7 @@ class Workdir:
                     "directory; give another --workdir, or --overwrite to use this one"
                 )
             return
-        differing = _differences(_read_json(stored_file), _plain(config))
+        differing = _differences(_read_json(stored_file), values)
         if differing:
             raise InputError(
                 f"workdir {self.path} holds a run with another configuration "
@@ -111,7 +110,7 @@ class Workdir:
             shutil.rmtree(self.path / name, ignore_errors=True)
 
     def begin(
-        self, config: TrainConfig, record: NoiseRecord, *, overwrite: bool
+        self, values, defaults, record: NoiseRecord, *, overwrite: bool
     ) -> None:
         """Writes ``config.json`` and ``noise.npz`` of a run that begins or goes on.
 
@@ -119,12 +118,12 @@ class Workdir:
           InputError: the directory belongs, or has come to belong, to another run, or
             to the same one with other labels.
         """
-        self.check(config, overwrite=overwrite)
+        self.check(values, defaults, overwrite=overwrite)
         if overwrite:
             self.clear()
         elif self.noise.exists():
             self._check_labels(record)
-        _write_json(self.path / "config.json", _plain(config))
+        _write_json(self.path / "config.json", values)
         with storing(self.path):
             _remove_leftovers(self.noise)
             record.save(self.noise)
@@ -175,9 +174,9 @@ class Workdir:
             os.fsync(file.fileno())
 
 
-def config_digest(config: TrainConfig) -> int:
+def config_digest(values) -> int:
     """Returns a number that tells configurations apart."""
-    return zlib.crc32(json.dumps(_plain(config), sort_keys=True).encode())
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -196,10 +195,6 @@ def _is_alive(process_id: int) -> bool:
     except PermissionError:
         pass  # it is another user's
     return True
-
-
-def _plain(config: TrainConfig) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
