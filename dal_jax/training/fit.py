@@ -17,7 +17,7 @@ from dal_jax.training import experiment as experiments
 from dal_jax.training import summary as summaries
 from dal_jax.training.checkpoint import Checkpoints
 from dal_jax.training.fingerprint import Identity, fingerprint
-from dal_jax.training.plan import Options, Plan, Schedules, make_plan
+from dal_jax.training.plan import Plan, Schedules, make_plan
 from dal_jax.training.predict import make_predict_logits
 from dal_jax.training.processes import agree, is_main_process, refuse_together
 from dal_jax.training.run import Run
@@ -173,7 +173,8 @@ def fit(
             train,
             loss=loss,
             optimizer=optimizer,
-            options=Options(num_epochs=num_epochs, batch_size=batch_size, **options),
+            num_epochs=num_epochs,
+            batch_size=batch_size,
             test=test,
             validation=validation,
             preprocess=preprocess,
@@ -183,6 +184,7 @@ def fit(
             seeds=seeds,
             loss_name=loss_name,
             schedules=schedules,
+            **options,
         )
 
     stop = stop or Stop()

@@ -133,7 +133,8 @@ def make_plan(
     *,
     loss: Any,
     optimizer: optax.GradientTransformation,
-    options: Options,
+    num_epochs: int,
+    batch_size: int,
     test: Any = None,
     validation: Any = None,
     preprocess: Preprocess | None = None,
@@ -143,12 +144,14 @@ def make_plan(
     seeds: Mapping[str, int] | None = None,
     loss_name: str | None = None,
     schedules: Schedules | None = None,
+    **further: Any,
 ) -> Plan:
     """Returns the plan of a run; arguments as of :func:`dal_jax.training.fit`.
 
     Raises:
       InputError: what is not of its kind, or does not fit together.
     """
+    options = Options(num_epochs=num_epochs, batch_size=batch_size, **further)
     train, validation, test = map(_as_split, (train, validation, test))
     if not len(train):
         raise InputError("the training set is empty: expected at least one example")
