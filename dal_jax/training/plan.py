@@ -1,6 +1,7 @@
 """What a run is made of: objects and numbers, checked, and no names."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from dal_jax.errors import InputError, unknown_name
 from dal_jax.losses import StatefulLoss
 from dal_jax.models import Functional, functionalize
 from dal_jax.noise import NoiseRecord
+from dal_jax.training.dynamics import Phases, make_phases
 
 SOURCES_OF_RANDOMNESS = ("initialization", "data_order", "augmentation")
 Schedules = Mapping[str, Callable[[Any], Any]]
@@ -120,6 +122,21 @@ class Plan:
             ("test", self.test),
         )
         return {name: split for name, split in named if split is not None}
+
+    @functools.cached_property
+    def phases(self) -> Phases | None:
+        """When what is gathered of each example is early and late.
+
+        ``None`` where nothing is gathered: examples with several labels or with
+        distributions.
+        """
+        labels = self.train.labels
+        if labels.ndim > 1 or labels.dtype.kind not in "iu":
+            return None
+        epochs = self.options.num_epochs
+        return make_phases(
+            epochs * self.steps_per_epoch, epochs, self.loss.coefficients
+        )
 
     @property
     def steps_per_epoch(self) -> int:
