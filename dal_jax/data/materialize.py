@@ -8,7 +8,6 @@ of a split in memory, the list of unreadable images of one that is streamed.
 import dataclasses
 import hashlib
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dal_jax.data import cache
+from dal_jax.data.batches import cores
 from dal_jax.data.images import ArrayImages, EncodedImages, decode_into
 from dal_jax.data.split import Split, Subset
 from dal_jax.errors import InputError
@@ -116,7 +116,7 @@ def _decode_all(
         failures = decode_into(out, images, chunk)
         return [(start + row, str(reason)) for row, reason in failures]
 
-    threads = (os.cpu_count() or 1) if _worth_threads(images) else 1
+    threads = cores() if _worth_threads(images) else 1
     starts = range(0, len(positions), _CHUNK)
     failures: list[tuple[int, str]] = []
     # disable=None: no bar where nobody watches.

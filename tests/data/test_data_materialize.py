@@ -31,7 +31,7 @@ def decoded(monkeypatch):
     original = decode.decode
     for module in (decode, images):
         monkeypatch.setattr(
-            module, "decode", lambda *x: count.append(1) or original(*x)
+            module, "decode", lambda *x, **y: count.append(1) or original(*x, **y)
         )
     return count
 
