@@ -16,7 +16,7 @@ import numpy as np
 
 from dal_jax.data import cache
 from dal_jax.data.batches import cores
-from dal_jax.data.images import ArrayImages, EncodedImages, decode_into
+from dal_jax.data.images import ArrayImages, EncodedImages, decode_into, stack
 from dal_jax.data.split import Split, Subset
 from dal_jax.errors import InputError
 
@@ -39,12 +39,13 @@ def materialize(
     on_unreadable: str = "stop",
     cache_dir: Path | None = None,
 ) -> tuple[Split, tuple[str, ...]]:
-    """Returns a split whose images are in memory or known to decode when streamed.
+    """Returns a split whose inputs are in memory or known to decode when streamed.
 
     Args:
-      split: its images may still be :class:`EncodedImages`, or a subset of them.
+      split: its inputs are an array, a source, or images that are still encoded
+        (:class:`EncodedImages`), or a subset of these.
       label: what messages and the progress bar call it, e.g. ``"train"``.
-      storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory if the decoded images
+      storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory if the decoded inputs
         take at most ``MEMORY_LIMIT`` bytes.
       on_unreadable: ``"stop"`` or ``"skip"``.
       cache_dir: where decoded images are kept; None keeps none.
@@ -56,13 +57,13 @@ def materialize(
       InputError: if images do not decode and are not to be skipped, if all fail, or
         if sizes differ.
     """
+    size = len(split) * math.prod(split.input_shape) * split.input_dtype.itemsize
+    in_memory = storage == "memory" or (storage == "auto" and size <= MEMORY_LIMIT)
     images, positions = split.inputs, np.arange(len(split))
     if isinstance(images, Subset):
         images, positions = images.source, images.positions
     if not isinstance(images, EncodedImages):
-        return split, ()
-    size = len(positions) * math.prod(images.shape)
-    in_memory = storage == "memory" or (storage == "auto" and size <= MEMORY_LIMIT)
+        return _place_numbers(split, in_memory), ()
     if isinstance(images, ArrayImages) and not in_memory:
         return split, ()  # nothing there can fail to decode
     if isinstance(images, ArrayImages) and images.array.shape[1:] == images.shape:
@@ -97,6 +98,18 @@ def materialize(
         whole = dataclasses.replace(split, inputs=pixels)
         return (whole.take(kept) if failures else whole), skipped
     return (split.take(kept) if failures else split), skipped
+
+
+def _place_numbers(split: Split, in_memory: bool) -> Split:
+    """Returns a split of inputs that need no decoding, as an array or as a source."""
+    inputs = split.inputs
+    if in_memory and isinstance(inputs, np.ndarray):
+        inputs = np.asarray(inputs)  # also where it is mapped from a file
+    elif in_memory:
+        inputs = stack(inputs, np.arange(len(split)))
+    elif isinstance(inputs, np.ndarray):
+        inputs = Subset(inputs, np.arange(len(split)))
+    return dataclasses.replace(split, inputs=inputs)
 
 
 def _decode_all(
@@ -158,7 +171,7 @@ def _refuse(
 ):
     row, reason = failures[0]
     name = images.name(int(positions[row]))
-    advice = "mend or remove them, or set dataset.on_unreadable=skip"
+    advice = "fix or remove them, or set dataset.on_unreadable=skip"
     if len(failures) == len(positions):
         advice = "expected image files that Pillow reads"
     raise InputError(
