@@ -111,8 +111,11 @@ def main():
         speeds, loads = [], []
         for _ in range(flags.rounds):
             loads.append(os.getloadavg()[0])
-            order = rng.permutation(flags.count)[: flags.count // BATCH * BATCH]
-            of_round = [paths[i] for i in order[: STEPS * BATCH]]
+            # Long enough for the stream to be decoding ahead until the clock stops.
+            order = np.resize(
+                rng.permutation(flags.count), (1 + 2 * ahead + STEPS, BATCH)
+            )
+            of_round = [paths[i] for i in order[:STEPS].ravel()]
             with contextlib.ExitStack() as stack:
                 processes = [
                     stack.enter_context(ProcessPoolExecutor(1, spawn))
@@ -121,10 +124,7 @@ def main():
                 one = speed_of_pillow(processes[:1], of_round[: STEPS * BATCH // cores])
                 every = speed_of_pillow(processes, of_round)
             stream = batches.stream(
-                split,
-                order.reshape(-1, BATCH),
-                workers=flags.workers,
-                prefetch=PREFETCH,
+                split, order, workers=flags.workers, prefetch=PREFETCH
             )
             with contextlib.closing(stream):
                 speeds.append((one, every, speed_of_stream(stream, ahead)))

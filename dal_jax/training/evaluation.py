@@ -34,7 +34,7 @@ def make_evaluation(
       split: with its given labels, and the clean ones where they are known.
       images: its images, as :func:`~dal_jax.training.feed.place_images` returns them.
       batch_size: the global one; rounded up to what the devices can share.
-      workers: decoding processes of a stream; ``None`` for what pays.
+      workers: threads that decode a stream; ``None`` for one a core.
     """
     clean = split.labels if split.clean_labels is None else split.clean_labels
 
