@@ -75,6 +75,7 @@ def build(plan: Plan) -> Experiment:
             accumulate,
             rows=plan.steps_per_epoch,
             donate=True,
+            workers=options.workers,
         ),
         evaluations=_evaluations(plan, parallel, placed),
     )
@@ -137,6 +138,7 @@ def _evaluations(
             placed[name],
             plan.options.eval_batch_size,
             positions=positions[name],
+            workers=plan.options.workers,
         )
         for name, split in plan.splits.items()
         if len(positions[name])

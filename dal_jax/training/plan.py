@@ -40,6 +40,7 @@ class Options:
       on_nonfinite: ``"stop"`` or ``"skip"``, where a loss or gradient is not finite.
       ema_decay: of the average of the parameters over time that evaluation and
         prediction then use; ``None`` for none.
+      workers: threads that decode a stream; ``None`` for one a core.
     """
 
     num_epochs: int
@@ -53,6 +54,7 @@ class Options:
     model_devices: int = 1
     on_nonfinite: str = "stop"
     ema_decay: float | None = None
+    workers: int | None = None
 
     def __post_init__(self):
         for name, least in (
@@ -63,6 +65,7 @@ class Options:
             ("train_eval_size", 0),
             ("checkpoint_every", 1),
             ("keep_checkpoints", 1),
+            ("workers", 0),
         ):
             value = getattr(self, name)
             if value is not None and value < least:

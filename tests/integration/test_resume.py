@@ -290,7 +290,6 @@ def test_what_a_loss_remembers_and_draws_goes_on(
 def test_a_stream_goes_on_in_the_middle_of_an_epoch(
     workers, command, signalled, tmp_path, read_run, check_same_run
 ):
-    pytest.importorskip("grain")
     digits = load_digits()
     for i, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         path = tmp_path / "images" / str(label) / f"{i}.png"
