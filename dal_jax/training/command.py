@@ -59,6 +59,8 @@ def _define_flags(values: flags.FlagValues) -> None:
 def _train(config: TrainConfig, values: flags.FlagValues) -> None:
     from dal_jax import training
     from dal_jax.training import processes, summary
+    from dal_jax.training.quiet import quiet_orbax
+    from dal_jax.training.stopping import stop_signals
 
     if values.compilation_cache:
         cli.use_compilation_cache()
@@ -72,15 +74,16 @@ def _train(config: TrainConfig, values: flags.FlagValues) -> None:
     speaks = processes.is_main_process()
     workdir = values.workdir or str(Path("runs") / cli.config_name(values))
     try:
-        result = training.train_and_evaluate(
-            config,
-            workdir,
-            overwrite=values.overwrite,
-            say=_say if speaks else lambda line: None,
-            progress=speaks,
-            profile=values.profile,
-            may_exit=True,
-        )
+        with quiet_orbax(), stop_signals(may_exit=True) as stop:
+            result = training.train_and_evaluate(
+                config,
+                workdir,
+                overwrite=values.overwrite,
+                stop=stop,
+                say=_say if speaks else lambda line: None,
+                progress=speaks,
+                profile=values.profile,
+            )
     except training.Interrupted as error:
         cli.end(error, 128 + error.signal_number)
     except training.NonFiniteError as error:

@@ -1,5 +1,6 @@
 """The way through a run: check, prepare, train, summarize."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,8 +14,8 @@ from dal_jax.training.experiment import Experiment
 from dal_jax.training.prepare import Prepared, prepare
 from dal_jax.training.processes import agree, is_main_process, refuse_together
 from dal_jax.training.run import Run
-from dal_jax.training.stopping import Stop, stop_signals
-from dal_jax.training.workdir import Workdir, config_digest
+from dal_jax.training.stopping import Stop
+from dal_jax.training.workdir import Workdir
 
 _STOPPED_EARLY = "stopped while preparing; the same command goes on from here"
 
@@ -27,7 +28,7 @@ def train_and_evaluate(
     say: Callable[[str], None] = lambda line: None,
     progress: bool = False,
     profile: bool = False,
-    may_exit: bool = False,
+    stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Trains as configured, or goes on where the same run stopped.
 
@@ -39,8 +40,8 @@ def train_and_evaluate(
       say: told in single lines what a person would want to know.
       progress: show a progress bar on standard error.
       profile: write a JAX profile of the second epoch to ``workdir/profile``.
-      may_exit: after SIGTERM or Ctrl-C save and end the whole process, with its line
-        and status, where a compiler or a reader keeps Python from hearing of it.
+      stop: what asks the run to stop; by default nothing does, and signals are left
+        alone.
 
     Returns:
       The summary, as in ``summary.json``; ``{}`` where ``num_epochs`` is 0.
@@ -49,16 +50,18 @@ def train_and_evaluate(
       InputError: a wrong configuration, before anything is written.
       NonFiniteError: the loss or its gradient was not finite.
       StorageError: the run could not be written, as on a full disk.
-      Interrupted: SIGTERM or Ctrl-C; the run is saved and can go on.
+      Interrupted: ``stop`` asked for it; the run is saved and can go on.
     """
     files = Workdir(workdir)
+    identity, defaults = dataclasses.asdict(config), dataclasses.asdict(TrainConfig())
+    stop = stop or Stop()
 
     def check() -> bool:
         """Returns on the main process whether the run has finished before."""
         experiments.check(config)
         if not is_main_process():
             return False
-        files.check(config, overwrite=overwrite)
+        files.check(identity, defaults, overwrite=overwrite)
         return not overwrite and files.read_summary() is not None
 
     def begin(held: ExitStack) -> tuple[Prepared, Experiment]:
@@ -66,13 +69,13 @@ def train_and_evaluate(
         experiment = experiments.build(config, prepared)
         if is_main_process():
             held.enter_context(files.locked())
-            files.begin(config, prepared.record, overwrite=overwrite)
+            files.begin(identity, defaults, prepared.record, overwrite=overwrite)
         return prepared, experiment
 
     if agree(refuse_together(check)):
         say(f"already finished; nothing changed in {files.path}")
         return files.read_summary() or {}
-    with stop_signals(may_exit) as stop, ExitStack() as held:
+    with ExitStack() as held:
         with stop.at_once(_STOPPED_EARLY):
             prepared, experiment = refuse_together(lambda: begin(held))
         if prepared.skipped:
@@ -95,9 +98,7 @@ def _train(
     profile: bool,
 ) -> dict[str, Any]:
     best = "validation_accuracy" if "validation" in experiment.evaluations else None
-    checkpoints = Checkpoints(
-        files.checkpoints, config.keep_checkpoints, config_digest(config), best
-    )
+    checkpoints = Checkpoints(files, config.keep_checkpoints, best)
     try:
         with stop.may_leave(lambda: _STOPPED_EARLY):
             run = Run(config, files, experiment, checkpoints, stop, say)
