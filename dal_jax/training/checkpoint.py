@@ -96,13 +96,15 @@ class Checkpoints:
           InputError: the checkpoint is of another configuration or another network.
           StorageError: it cannot be read now, or all that there were are damaged.
         """
-        refuse_together(self._take_back)
+        refuse_together(self._recover)
         while (step := agree(self._newest())) >= 0:
             arrays, damage = self._read(step, abstract)
             if damage is None:
-                self._note_checkpoint()
                 return step, arrays
-            say(f"checkpoint {step} is damaged ({damage}); going back further")
+            say(
+                f"checkpoint {step} is damaged ({damage}): moved to "
+                f"{self._damaged.name}; going back further"
+            )
             self._set_aside(step)
         refuse_together(self._check_had_none)
         with self._writing():
@@ -168,19 +170,18 @@ class Checkpoints:
                 manifest.write(unnamed)
 
     def _finish(self) -> None:
-        """Waits for what is being saved; then nothing that it replaced is needed."""
+        """Waits for what is being saved."""
         if self._manager is None or self._saving < 0:
             return
-        self._manager.wait_until_finished()
-        self._saving = -1
+        try:
+            self._manager.wait_until_finished()
+        finally:
+            self._saving = -1
         if is_main_process():
             sync_directory(self._directory)
-            shutil.rmtree(self._replaced, ignore_errors=True)
-        self._note_checkpoint()
-
-    def _note_checkpoint(self) -> None:
-        if is_main_process():
-            self._files.mark.note_checkpoint()
+            self._settle()
+            if self._newest() >= 0:
+                self._files.mark.note_checkpoint()
 
     # A step that is saved again.
 
@@ -191,17 +192,24 @@ class Checkpoints:
         barrier(f"checkpoint {step} put away")
         self._manager.reload()
 
-    def _take_back(self) -> None:
-        """Undoes what a kill left of :meth:`_put_away`."""
-        if not is_main_process() or not self._replaced.exists():
+    def _settle(self) -> None:
+        """Removes old copies where the new one is whole, and takes back the others."""
+        if not self._replaced.exists():
             return
-        with self._writing():
-            for old in self._replaced.iterdir():
-                if not (self._directory / old.name).exists():
-                    _move(old, self._directory / old.name)
-            shutil.rmtree(self._replaced)
+        for old in self._replaced.iterdir():
+            if not (self._directory / old.name).exists():
+                _move(old, self._directory / old.name)
+        shutil.rmtree(self._replaced)
 
     # What can be wrong with a checkpoint.
+
+    def _recover(self) -> None:
+        """Undoes what a kill left, and notes that there is a checkpoint."""
+        if is_main_process():
+            with self._writing():
+                self._settle()
+                if self._newest() >= 0:
+                    self._files.mark.note_checkpoint()
 
     def _newest(self) -> int:
         if not is_main_process() or not self._directory.exists():
@@ -312,7 +320,7 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except StorageError:
+        except (InputError, StorageError):
             raise
         except Exception as error:
             raise cannot_write(self._directory, _reason(error)) from error
