@@ -59,7 +59,7 @@ class Mark:
 
     def __init__(self, directory: Path):
         self._directory = directory
-        found = _read_json(directory / FILE)
+        found = read_json(directory / FILE)
         if found.get("program") != "dal_jax":
             found = _of_0_1_0(directory)
         self.names = frozenset(found.get("names", ()))
@@ -108,13 +108,14 @@ class Mark:
 
 
 def _of_0_1_0(directory: Path) -> dict[str, Any]:
-    config = _read_json(directory / "config.json")
+    config = read_json(directory / "config.json")
     return {"names": _OF_THE_TRAINER} if config.keys() >= _FIELDS_0_1_0 else {}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file; an empty one if there is none."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return {}  # nothing there, or nothing of ours
+        return {}
     return content if isinstance(content, dict) else {}

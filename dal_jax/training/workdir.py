@@ -105,15 +105,12 @@ class Workdir:
     def _check_same(
         self, identity: Mapping[str, Any], defaults: Mapping[str, Any]
     ) -> None:
-        ours = "config.json" in self.mark.names
-        try:
-            differing = differences(self._read(self._config), identity, defaults)
-        except InputError:
-            if ours:
-                raise
-            differing = ["config.json"]
-        if differing and not ours:
-            self._refuse(self.mark.strangers())
+        if "config.json" not in self.mark.names:
+            # A copy without hidden files, if it is of this very run; else a stranger's.
+            if marks.read_json(self._config) != json.loads(json.dumps(identity)):
+                self._refuse(self.mark.strangers())
+            return
+        differing = differences(self._read(self._config), identity, defaults)
         if differing:
             raise InputError(
                 f"workdir {self.path} holds a run with another configuration "
@@ -287,11 +284,20 @@ class Workdir:
             file.flush()
             os.fsync(file.fileno())
 
-    def _read(self, path: Path) -> dict[str, Any]:
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
         try:
-            return json.loads(path.read_bytes())
+            content = json.loads(path.read_bytes())
         except ValueError:
+            content = None
+        except OSError as error:
+            raise StorageError(
+                f"cannot read {path} ({error.strerror}); nothing was changed: fix "
+                "that, and the same command goes on"
+            ) from error
+        if not isinstance(content, dict):
             raise InputError(
-                f"{path} is damaged: expected JSON; restore it, or start anew with "
-                "--overwrite"
-            ) from None
+                f"{path} is damaged: expected a JSON object; restore it, or start anew "
+                "with --overwrite"
+            )
+        return content
