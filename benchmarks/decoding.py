@@ -106,7 +106,7 @@ def main():
         start = time.perf_counter()
         split = data.load(config).train
         checked = flags.count / (time.perf_counter() - start)
-        paths = split.images.paths  # pyright: ignore[reportAttributeAccessIssue]
+        paths = split.inputs.paths  # pyright: ignore[reportAttributeAccessIssue]
 
         speeds, loads = [], []
         for _ in range(flags.rounds):

@@ -119,7 +119,5 @@ def _config(case: Case, precision: str) -> TrainConfig:
 
 def _prepared(images: np.ndarray, labels: np.ndarray) -> Prepared:
     record = noise.apply("none", labels, num_classes=10, rate=0.0, seed=0)
-    train = data.Split(
-        images=images, labels=labels, index=np.arange(len(labels)), clean_labels=labels
-    )
+    train = data.Split(images, labels, clean_labels=labels)
     return Prepared(tuple("0123456789"), train, record, validation=None, test=None)

@@ -98,12 +98,17 @@ class AugmentationConfig:
 
 @dataclasses.dataclass
 class OptimizerConfig:
-    """Stochastic gradient descent with momentum, and its learning rate over time."""
+    """How the gradient changes the parameters, and the learning rate over time."""
 
+    name: str = "sgd"  # sgd | adamw | lion
     learning_rate: float = 0.05
-    momentum: float = 0.9
+    momentum: float = 0.9  # name: sgd
     nesterov: bool = False
-    weight_decay: float = 0.0  # added to the gradient of every parameter
+    b1: float | None = None  # name: adamw and lion
+    b2: float | None = None
+    weight_decay: float = 0.0
+    decay_vectors: bool = True  # biases and normalisation decay too
+    ema_decay: float | None = None  # average of the parameters, used to evaluate
     schedule: str = "cosine"  # cosine | exponential | constant
     per_epoch: bool = False  # hold the learning rate within an epoch
     decay_rate: float = 0.97  # schedule exponential: factor an epoch
@@ -139,6 +144,7 @@ class TrainConfig:
     batch_size: int = 64
     eval_batch_size: int = 500
     eval_every: int = 1  # epochs
+    train_eval_size: int | None = None  # training examples evaluated; 0: none
     checkpoint_every: int = 10  # epochs; the last is always kept
     keep_checkpoints: int = 2
     parallel: str = "jit"  # jit | pmap

@@ -166,7 +166,7 @@ def _split(
     if "clean_labels" in arrays:
         clean = _labels(arrays, "clean_labels", path, num_classes)
     return Split(
-        images=ArrayImages(
+        inputs=ArrayImages(
             channels=channels or images.shape[-1],
             image_size=image_size,
             array=images,

@@ -9,7 +9,7 @@ import numpy as np
 from dal_jax.data import workers as processes
 from dal_jax.data.decode import decode_batch
 from dal_jax.data.images import ArrayImages, DecodeBatch, EncodedImages, stack
-from dal_jax.data.split import ImageSource, Split, Subset
+from dal_jax.data.split import InputSource, Split, Subset
 from dal_jax.errors import InputError
 
 # In the third of a second that workers take to start, threads decode about as many.
@@ -24,7 +24,7 @@ class _Batches:
     images costs more than a quarter of the speed at 256 x 256 pixels.
     """
 
-    images: np.ndarray | ImageSource
+    images: np.ndarray | InputSource
     order: np.ndarray
     decode_batch: DecodeBatch
 
@@ -82,15 +82,15 @@ def stream(
             f"order has positions {order.min()} to {order.max()}, expected 0 to "
             f"{len(split) - 1}: it belongs to another split"
         )
-    images = split.images.source if isinstance(split.images, Subset) else split.images
+    images = split.inputs.source if isinstance(split.inputs, Subset) else split.inputs
     encoded = isinstance(images, EncodedImages) and not isinstance(images, ArrayImages)
     if workers is None:
         pays = _cores() > 1 and order.size >= _IMAGES_WORTH_WORKERS
         workers = _cores() if pays and processes.supported() else 0
     if workers and encoded:
         decode = processes.pool(workers).decode_batch
-        return _stream(_Batches(split.images, order, decode), workers, prefetch)
-    batches = _Batches(split.images, order, decode_batch)
+        return _stream(_Batches(split.inputs, order, decode), workers, prefetch)
+    batches = _Batches(split.inputs, order, decode_batch)
     return _stream(batches, threads or _cores(), prefetch)
 
 

@@ -17,7 +17,7 @@ from dal_jax.data.decode import (
     decode_batch,
     decode_rows,
 )
-from dal_jax.data.split import ImageSource, Subset
+from dal_jax.data.split import InputSource, Subset
 from dal_jax.errors import InputError
 
 # (shape, encoded, channels, image_size) -> (batch, failures), see decode.decode_batch
@@ -29,7 +29,7 @@ DecodeBatch = Callable[
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedImages(abc.ABC):
-    """Images on disk, decoded at every access; an :class:`ImageSource`.
+    """Images on disk, decoded at every access; an :class:`InputSource`.
 
     Attributes:
       channels: 1 or 3, what every image is converted to.
@@ -54,6 +54,11 @@ class EncodedImages(abc.ABC):
     @abc.abstractmethod
     def fingerprint(self, positions: np.ndarray) -> str:
         """Returns a digest that changes with the bytes of the images at positions."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of an image, uint8."""
+        return np.dtype(np.uint8)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -147,7 +152,7 @@ def fingerprint_of_files(paths: Sequence[str]) -> str:
 
 
 def stack(
-    images: np.ndarray | ImageSource,
+    images: np.ndarray | InputSource,
     positions: np.ndarray,
     decode_batch: DecodeBatch = decode_batch,
 ) -> np.ndarray:

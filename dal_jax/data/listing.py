@@ -60,7 +60,7 @@ def load(
         root = Path(data_dir).expanduser() if data_dir is not None else path.parent
         clean = table.get("clean_label")
         return Split(
-            images=FileImages(
+            inputs=FileImages(
                 channels or 3, image_size, tuple(str(root / x) for x in table["path"])
             ),
             labels=_numbers(table["label"], class_names, label_column, path),

@@ -99,7 +99,7 @@ def load(config: "DatasetConfig") -> Dataset:
     if test is not None:
         test, more_skipped = _prepare(test, "test", config.test_size, config)
         skipped += more_skipped
-        if test.image_shape != train.image_shape:
+        if test.input_shape != train.input_shape:
             raise InputError(
                 f"test images are {_size(test)} and training images {_size(train)}: "
                 "expected the same; set dataset.image_size and dataset.channels"
@@ -118,11 +118,11 @@ def _prepare(
     if size is not None:
         split = fixed_subset(split, size, f"{label}_size")
     changed = config.image_size is not None or config.channels is not None
-    if isinstance(split.images, np.ndarray) and (changed or config.storage == "stream"):
-        pixels = split.images
+    if isinstance(split.inputs, np.ndarray) and (changed or config.storage == "stream"):
+        pixels = split.inputs
         channels = config.channels or pixels.shape[-1]
         images = ArrayImages(channels, config.image_size, pixels)
-        split = dataclasses.replace(split, images=images)
+        split = dataclasses.replace(split, inputs=images)
     return materialize(
         split,
         label,
@@ -153,5 +153,5 @@ def _check(config: "DatasetConfig"):
 
 
 def _size(split: Split) -> str:
-    height, width, channels = split.image_shape
+    height, width, channels = split.input_shape
     return f"{width} x {height} pixels with {channels} channel{'s' * (channels > 1)}"

@@ -56,7 +56,7 @@ def materialize(
       InputError: if images do not decode and are not to be skipped, if all fail, or
         if sizes differ.
     """
-    images, positions = split.images, np.arange(len(split))
+    images, positions = split.inputs, np.arange(len(split))
     if isinstance(images, Subset):
         images, positions = images.source, images.positions
     if not isinstance(images, EncodedImages):
@@ -67,8 +67,10 @@ def materialize(
         return split, ()  # nothing there can fail to decode
     if isinstance(images, ArrayImages) and images.array.shape[1:] == images.shape:
         all_there = np.array_equal(positions, np.arange(len(images)))
-        pixels = images.array if all_there else images.array[positions]
-        return dataclasses.replace(split, images=pixels), ()
+        # Where memory was decided on, a mapped file counts as an array.
+        pixels = np.asarray(images.array)
+        pixels = pixels if all_there else pixels[positions]
+        return dataclasses.replace(split, inputs=pixels), ()
 
     entry = cache.key(
         images=images.fingerprint(positions),
@@ -92,7 +94,7 @@ def materialize(
     skipped = tuple(images.name(int(positions[row])) for row, _ in failures)
     if in_memory:
         pixels = arrays["images"].view(np.ndarray)
-        whole = dataclasses.replace(split, images=pixels)
+        whole = dataclasses.replace(split, inputs=pixels)
         return (whole.take(kept) if failures else whole), skipped
     return (split.take(kept) if failures else split), skipped
 

@@ -1,9 +1,10 @@
-"""Networks by name, as pure functions of a pytree of parameters.
+"""Networks: the package's own by name, and any other as pure functions.
 
-:func:`functionalize` is all that the rest of the package uses; :func:`build` gives
-the Flax module itself.
+:func:`create` gives a Flax NNX module; :func:`functionalize` turns an NNX or Linen
+module into the two functions that training is made of.
 """
 
-from dal_jax.models.functional import Functional, build, functionalize, names
+from dal_jax.models.create import create, names, options
+from dal_jax.models.functional import Functional, functionalize
 
-__all__ = ["Functional", "build", "functionalize", "names"]
+__all__ = ["Functional", "create", "functionalize", "names", "options"]

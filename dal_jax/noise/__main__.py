@@ -34,7 +34,7 @@ def _define_flags(values: flags.FlagValues) -> None:
 
 
 def _write(config: TrainConfig, values: flags.FlagValues) -> None:
-    from dal_jax.training.prepare import prepare
+    from dal_jax.recipe import prepare
 
     if not values.out:
         raise InputError("nowhere to write to: expected a directory; give --out=DIR")

@@ -27,6 +27,11 @@ PyTree = Any
 MODES = ("jit", "pmap")
 
 
+def axis_name(mode: str) -> str | None:
+    """Returns the mapped axis over which a network's batch norm must average."""
+    return Pmap.axis_name if mode == "pmap" else None
+
+
 def make_parallel(
     mode: str, batch_size: int, model_devices: int = 1
 ) -> "ShardedJit | Pmap":

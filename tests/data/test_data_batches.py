@@ -104,14 +104,14 @@ def test_stream_left_early_ends(split):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_image_that_no_longer_decodes_is_named(split, workers):
-    Path(split.images.paths[3]).write_bytes(b"spoilt since")
+    Path(split.inputs.paths[3]).write_bytes(b"spoilt since")
     with pytest.raises(InputError, match=r"image .*03\.png does not decode \(not an"):
         list(batches.stream(split, np.array([[1, 2], [3, 4]]), workers=workers))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_image_that_has_changed_its_size_is_named(split, workers):
-    Image.new("RGB", (7, 4)).save(split.images.paths[3])
+    Image.new("RGB", (7, 4)).save(split.inputs.paths[3])
     with pytest.raises(InputError, match=r"03\.png is 7 x 4 pixels, others are 5 x 4"):
         list(batches.stream(split, np.array([[1, 2], [3, 4]]), workers=workers))
 

@@ -49,7 +49,7 @@ def test_npz(tmp_path):
     train = save_npz(tmp_path / "a.npz", clean_labels=np.array([0, 1, 2, 2, 2]))
     test = save_npz(tmp_path / "b.npz", class_names=np.array(["not", "read", "here"]))
     dataset = load("arrays", train_path=train, test_path=test)
-    np.testing.assert_array_equal(dataset.train.images, arrays()["images"])
+    np.testing.assert_array_equal(dataset.train.inputs, arrays()["images"])
     assert dataset.train.labels.tolist() == [0, 1, 2, 0, 1]
     assert dataset.train.labels.dtype == np.int32
     assert dataset.train.clean_labels.tolist() == [0, 1, 2, 2, 2]
@@ -67,10 +67,10 @@ def test_npz_keeps_class_names_and_grey(tmp_path):
         class_names=np.array(["ant", "bee", "cat", "dog"]),
     )
     dataset = load("arrays", train_path=path)
-    assert dataset.train.images.shape == (5, 3, 4, 1)
+    assert dataset.train.inputs.shape == (5, 3, 4, 1)
     assert dataset.class_names == ("ant", "bee", "cat", "dog")
     resized = load("arrays", train_path=path, image_size=8, channels=3)
-    assert resized.train.images.shape == (5, 8, 8, 3)
+    assert resized.train.inputs.shape == (5, 8, 8, 3)
 
 
 @pytest.mark.parametrize("storage", ["memory", "stream"])
@@ -80,7 +80,7 @@ def test_npy_beside_each_other_are_mapped(tmp_path, storage):
     path = tmp_path / "train_images.npy"
     train = load("arrays", train_path=path, storage=storage).train
     assert train.in_memory == (storage == "memory")
-    images = np.stack([train.images[n] for n in range(5)])
+    images = np.stack([train.inputs[n] for n in range(5)])
     np.testing.assert_array_equal(images, arrays()["images"])
     assert train.labels.tolist() == [0, 1, 2, 0, 1]
 
@@ -171,11 +171,11 @@ def test_folder(root):
     dataset = load("folder", data_dir=root)
     assert dataset.class_names == ("ant", "cat", "dog")
     assert dataset.train.labels.tolist() == [0, 1, 2, 2]
-    np.testing.assert_allclose(dataset.train.images[:, 0, 0, 0], [80, 200, 40, 0])
+    np.testing.assert_allclose(dataset.train.inputs[:, 0, 0, 0], [80, 200, 40, 0])
     assert dataset.train.index.tolist() == [0, 1, 2, 3]
     assert dataset.train.source_size == 4
     assert dataset.train.clean_labels is None
-    assert dataset.train.images.shape == (4, 3, 4, 3)
+    assert dataset.train.inputs.shape == (4, 3, 4, 3)
     assert dataset.test.labels.tolist() == [1]
     assert dataset.skipped == ()
 
@@ -183,7 +183,7 @@ def test_folder(root):
 def test_folder_by_train_path_alone_has_no_test(root):
     dataset = load("folder", train_path=root / "train", channels=1)
     assert dataset.test is None
-    assert dataset.train.image_shape == (3, 4, 1)
+    assert dataset.train.input_shape == (3, 4, 1)
     assert "without test examples" in message(
         "folder", train_path=root / "train", test_size=3
     )
@@ -224,7 +224,7 @@ def test_sizes_that_differ_are_named(root):
     line = message("folder", data_dir=root)
     assert f"image {root}/train/dog/big.png is 9 x 9 pixels, others are 4 x 3" in line
     assert "dataset.image_size" in line
-    assert load("folder", data_dir=root, image_size=3).train.image_shape == (3, 3, 3)
+    assert load("folder", data_dir=root, image_size=3).train.input_shape == (3, 3, 3)
 
 
 # --- list -----------------------------------------------------------------------
@@ -255,7 +255,7 @@ def test_list_of_names(images):
     assert dataset.class_names == ("ant", "cat", "dog")
     assert dataset.train.labels.tolist() == [2, 0, 2]
     assert dataset.train.clean_labels.tolist() == [2, 1, 0]
-    assert dataset.train.images[:, 0, 0, 0].tolist() == [20, 0, 10]
+    assert dataset.train.inputs[:, 0, 0, 0].tolist() == [20, 0, 10]
     assert dataset.train.index.tolist() == [0, 1, 2]
     assert dataset.test.labels.tolist() == [1]
     assert dataset.test.clean_labels is None
@@ -277,7 +277,7 @@ def test_list_by_other_columns_and_directory(images, tmp_path_factory):
     )  # as spreadsheets do
     dataset = load("list", train_path=elsewhere, data_dir=images, label_column="given")
     assert dataset.class_names == ("b",)
-    assert dataset.train.images[0, 0, 0, 0] == 10
+    assert dataset.train.inputs[0, 0, 0, 0] == 10
 
 
 def test_clean_labels_do_not_decide_which_of_the_first_classes_are_trained_on(images):

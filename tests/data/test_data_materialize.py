@@ -69,8 +69,8 @@ def test_unreadable_is_left_out_by_option(root, storage, cache_dir):
         assert dataset.train.index.tolist() == [0, 1, 3, 4, 6, 7, 8, 9]
         assert dataset.train.labels.tolist() == [0] * 4 + [1] * 4
         assert dataset.train.source_size == 10
-        images = np.stack([dataset.train.images[n] for n in range(8)])
-        np.testing.assert_array_equal(images, whole.images[dataset.train.index])
+        images = np.stack([dataset.train.inputs[n] for n in range(8)])
+        np.testing.assert_array_equal(images, whole.inputs[dataset.train.index])
     # What skipping has cached must not let a run through that is to stop.
     with pytest.raises(InputError, match="2 of 10 images"):
         load(root, storage=storage, cache_dir=cache_dir)
@@ -92,7 +92,7 @@ def test_size_decides_where_images_live(root, monkeypatch):
     assert load(root, storage="memory").train.in_memory
     assert load(root, train_size=9).train.in_memory
     assert load(root, image_size=8).train.in_memory
-    assert streamed.image_shape == (70, 80, 3)
+    assert streamed.input_shape == (70, 80, 3)
 
 
 def test_subset_decodes_only_itself(root, decoded):
@@ -109,7 +109,7 @@ def test_cache_spares_decoding_and_changes_nothing(root, decoded, storage):
     assert len(decoded) == 10
     for one, two in ((first, second), (second, load(root, image_size=8).train)):
         for n in range(10):
-            np.testing.assert_array_equal(one.images[n], two.images[n])
+            np.testing.assert_array_equal(one.inputs[n], two.inputs[n])
         np.testing.assert_array_equal(one.labels, two.labels)
 
 
@@ -127,16 +127,16 @@ def test_whatever_decides_the_pixels_is_in_the_key(root, decoded):
         assert len(decoded) - before == count, change
     path = root / "class0/0.png"
     Image.new("RGB", (80, 70), (1, 2, 3)).save(path)
-    assert load(root, **options).train.images[0, 0, 0].tolist() == [1, 2, 3]
+    assert load(root, **options).train.inputs[0, 0, 0].tolist() == [1, 2, 3]
 
 
 def test_damaged_entry_is_made_anew(root):
     cache_dir = root.parent / "cache"
-    expected = load(root, cache_dir=str(cache_dir)).train.images.copy()
+    expected = load(root, cache_dir=str(cache_dir)).train.inputs.copy()
     (path,) = cache_dir.glob("*/images.npy")
     path.write_bytes(path.read_bytes()[:1000])
     for _ in range(2):
-        images = load(root, cache_dir=str(cache_dir)).train.images
+        images = load(root, cache_dir=str(cache_dir)).train.inputs
         np.testing.assert_array_equal(images, expected)
     (path,) = cache_dir.glob("*/images.npy")
     assert path.stat().st_size > 1000

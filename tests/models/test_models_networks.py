@@ -6,7 +6,6 @@ import pytest
 from flax import nnx
 
 from dal_jax import models
-from dal_jax.config import ModelConfig
 from dal_jax.errors import InputError
 from dal_jax.models import layers, resnet
 
@@ -21,7 +20,11 @@ SHAPES = {
 
 
 def network(name, num_classes=10, **kwargs):
-    return models.functionalize(ModelConfig(name), SHAPES[name], num_classes, **kwargs)
+    def construct(rngs):
+        given = {"image_shape": SHAPES[name]} | kwargs
+        return models.create(name, num_classes=num_classes, rngs=rngs, **given)
+
+    return models.functionalize(construct)
 
 
 def count(tree):
@@ -245,10 +248,10 @@ def test_resnets_learn(name, dtype):
 )
 def test_images_too_small(name, image_shape):
     with pytest.raises(InputError, match="too small") as error:
-        models.functionalize(ModelConfig(name), image_shape, 10)
+        network(name, image_shape=image_shape)
     assert "\n" not in str(error.value)
 
 
 def test_unknown_network():
     with pytest.raises(InputError, match="unknown model 'resnet19': did you mean"):
-        models.functionalize(ModelConfig("resnet19"), (8, 8, 3), 10)
+        models.create("resnet19", image_shape=(8, 8, 3), num_classes=10, rngs=nnx.Rngs(0))

@@ -133,7 +133,7 @@ def test_instance_noise_on_real_images(clean10):
             seed=seed,
             clean_labels=split.labels,
             index=split.index,
-            images=split.images,
+            images=split.inputs,
             pixel_scaling=pixel_scaling,
         )
         assert record.realised_rate == pytest.approx(0.4, abs=0.02)

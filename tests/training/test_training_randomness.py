@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from dal_jax import losses
+from dal_jax import losses, recipe
 from dal_jax.config import AugmentationConfig, DatasetConfig, ModelConfig, TrainConfig
 from dal_jax.training import experiment as experiments
 from dal_jax.training import train_and_evaluate
-from dal_jax.training.prepare import prepare
+from dal_jax.training.plan import make_plan
 from dal_jax.training.state import TrainMetrics
 
 
@@ -36,8 +36,8 @@ def make_config(loss_name="dal", **seeds):
 
 def sources(config):
     """Returns what each source of randomness made, and what a step made of all."""
-    prepared = prepare(config)
-    experiment = experiments.build(config, prepared)
+    prepared = recipe.prepare(config)
+    experiment = experiments.build(make_plan(**recipe.ingredients(config, prepared)))
     state = experiment.init()
     initial = jax.tree.map(np.array, state.params)
     zero = experiment.parallel.place_data(TrainMetrics.zero())
