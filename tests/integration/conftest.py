@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -94,6 +95,9 @@ def command(monkeypatch, capsys, user_cache) -> Callable[..., Outcome]:
         monkeypatch.chdir(ROOT)
         monkeypatch.setenv("XDG_CACHE_HOME", str(user_cache))
         monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+        # What ends the command at once must not end the tests.
+        leaving = SimpleNamespace(_exit=sys.exit)
+        monkeypatch.setattr("dal_jax.training.command.os", leaving)
         status = 0
         try:
             main("test")
