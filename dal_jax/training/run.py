@@ -92,8 +92,12 @@ class Run:
     def _start(self) -> tuple[Carry, int]:
         state = self._experiment.init()
         fresh = (state, self._parallel.place_data(TrainMetrics.zero()))
+        # Version 0.1.0 saved no dynamics: what it has begun gathers them from here on.
+        dynamics = self._parallel.stored_state(fresh)[0].dynamics
         restored = self._storage.restore(
-            self._parallel.abstract_stored_state(fresh), self._say
+            self._parallel.abstract_stored_state(fresh),
+            self._say,
+            ({"dynamics": dynamics},),
         )
         if restored is None:
             return fresh, 0

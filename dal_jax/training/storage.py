@@ -15,7 +15,7 @@ class Storage(Protocol):
     """What a run in progress asks of the place where it is kept."""
 
     def restore(
-        self, abstract: PyTree, say: Callable[[str], None]
+        self, abstract: PyTree, say: Callable[[str], None], later: PyTree
     ) -> tuple[int, PyTree] | None:
         """Returns the newest checkpoint's step and arrays, or ``None``."""
 
@@ -40,7 +40,7 @@ class Nowhere:
     """A run that leaves no files and cannot go on."""
 
     def restore(
-        self, abstract: PyTree, say: Callable[[str], None]
+        self, abstract: PyTree, say: Callable[[str], None], later: PyTree
     ) -> tuple[int, PyTree] | None:
         """Finds nothing."""
 
@@ -68,10 +68,10 @@ class Directory:
         self._files, self._checkpoints = files, checkpoints
 
     def restore(
-        self, abstract: PyTree, say: Callable[[str], None]
+        self, abstract: PyTree, say: Callable[[str], None], later: PyTree
     ) -> tuple[int, PyTree] | None:
         """Returns the newest whole checkpoint's step and arrays, or ``None``."""
-        return self._checkpoints.restore(abstract, say)
+        return self._checkpoints.restore(abstract, say, later)
 
     def entries(self, last_step: int) -> list[Entry]:
         """Returns the evaluations up to a step and removes later ones."""
