@@ -97,17 +97,9 @@ def make_loss(
     num_examples: int,
 ) -> losses.StatefulLoss:
     """Returns the loss that a configuration names."""
-    hyperparameters = {
-        field.name: value
-        for field in dataclasses.fields(config)
-        if field.name not in ("name", "preset", "per_epoch")
-        and (value := getattr(config, field.name)) is not None
-    }
-    accepted = losses.accepted(config.name)
-    if "per_epoch" in accepted:
-        hyperparameters["per_epoch"] = config.per_epoch
-    if "seed" in accepted:
-        hyperparameters.setdefault("seed", seed)
+    hyperparameters = config.hyperparameters
+    if "seed" in losses.accepted(config.name):
+        hyperparameters = {"seed": seed} | hyperparameters
     return losses.make_stateful(
         config.name,
         total_steps=max(num_epochs * steps_per_epoch, 1),

@@ -199,7 +199,7 @@ def _is_alive(process_id: int) -> bool:
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return json.loads(json.dumps(dataclasses.asdict(config), default=vars))
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
