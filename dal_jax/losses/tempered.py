@@ -95,7 +95,7 @@ def _tempered_log_probs(
 
     With :math:`u` the logits below their maximum, :math:`Z(s) = \sum_k \exp_t(s u_k)`
     and :math:`s \leftarrow Z(s)^{-c}`, iterated from 1, the probabilities are
-    :math:`\exp_t(s u_k) / Z(s)`.
+    :math:`\exp_t(Z^{-c} u_k) / Z` with the last :math:`Z`.
     """
     # Near enough to the limit at t2 = 1 to equal it, without a case of its own.
     c = jnp.where(t2 == 1, 1e-20, t2 - 1)
@@ -116,4 +116,5 @@ def _tempered_log_probs(
         return jnp.exp(-c * log_total(scale))
 
     scale = jax.lax.fori_loop(0, num_iters, iterate, jnp.ones_like(top))
-    return log_exp_t(scale) - log_total(scale)
+    last = log_total(scale)
+    return log_exp_t(jnp.exp(-c * last)) - last
