@@ -37,12 +37,6 @@ def rce(
     precision (1.3e-7 more) and counts no probability below 1e-6, which adds up to
     :math:`10^{-6} A K`.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
-
     Returns:
       The loss of each example, ``[...]``, between 0 and 9.21.
 
@@ -71,13 +65,9 @@ def sce(
     With ``beta = 0`` the cross entropy, with ``alpha = 0`` :func:`rce`, whose note on
     the released code holds here too.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       alpha: weight of the cross entropy, at least 0; scalar or ``[...]``.
       beta: weight of the reverse cross entropy, at least 0; scalar or ``[...]``.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.
@@ -109,13 +99,9 @@ def nce_rce(
     .. math::
       L = \alpha \, \mathrm{NCE} + \beta \, \mathrm{RCE}
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       alpha: weight of the active loss, at least 0; scalar or ``[...]``.
       beta: weight of the passive loss, at least 0; scalar or ``[...]``.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.
@@ -149,15 +135,11 @@ def nce_agce(
     .. math::
       L = \alpha \, \mathrm{NCE} + \beta \, \mathrm{AGCE}_{a, q}
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       a: at least 0; scalar or ``[...]``.
       q: at least 0; scalar or ``[...]``.
       alpha: weight of the active loss, at least 0; scalar or ``[...]``.
       beta: weight of the passive loss, at least 0; scalar or ``[...]``.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.
@@ -193,14 +175,10 @@ def anl_ce(
     The publication adds an L1 penalty on the network's weights, which is no function of
     the logits and is left to the optimizer.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       alpha: weight of the active loss, at least 0; scalar or ``[...]``.
       beta: weight of the negative loss, at least 0; scalar or ``[...]``.
       min_probability: that of :func:`~dal_jax.losses.normalized.nnce`.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.

@@ -32,13 +32,9 @@ def agce(
     :math:`\log \frac{a + 1}{a + p_y}`. Equal to the released code, which clamps nothing
     here.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       a: at least 0; larger is closer to a multiple of the mean absolute error.
       q: at least 0. Both are scalar or ``[...]`` and may be traced.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.
@@ -47,9 +43,6 @@ def agce(
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
       >>> agce(logits, jnp.array([0, 1])).tolist()
       [0.132, 0.439]
-
-    References:
-      Zhou et al., 2021, arXiv:2106.03110.
     """
     return closed_form.of_label(_agce, logits, labels, (a, q), axis=axis, where=where)
 
@@ -74,13 +67,9 @@ def aul(
     at 5; a step that suits the cross entropy may need less
     (``--config.optimizer.clip_norm``).
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       a: above 1.
       q: above 0. Both are scalar or ``[...]`` and may be traced.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.
@@ -89,9 +78,6 @@ def aul(
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
       >>> aul(logits, jnp.array([0, 1])).tolist()
       [3.274, 11.13]
-
-    References:
-      Zhou et al., 2021, arXiv:2106.03110.
     """
     return closed_form.of_label(_aul, logits, labels, (a, q), axis=axis, where=where)
 
@@ -108,12 +94,8 @@ def ael(
 
     As ``a`` grows, :math:`a (L - 1) + 1` becomes the mean absolute error.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       a: above 0; scalar or ``[...]``, may be traced.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, between :math:`e^{-1/a}` and 1.
@@ -122,9 +104,6 @@ def ael(
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
       >>> ael(logits, jnp.array([0, 1])).tolist()
       [0.714, 0.817]
-
-    References:
-      Zhou et al., 2021, arXiv:2106.03110.
     """
     return closed_form.of_label(_ael, logits, labels, (a,), axis=axis, where=where)
 

@@ -29,13 +29,9 @@ def soft_bootstrapping(
 
     with the gradient through both places of :math:`p`.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       beta: between 0 and 1; 1 is the cross entropy, 0.95 the published value. Scalar
         or ``[...]``, may be traced.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.
@@ -44,9 +40,6 @@ def soft_bootstrapping(
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
       >>> soft_bootstrapping(logits, jnp.array([0, 1])).tolist()
       [0.188, 0.697]
-
-    References:
-      Reed et al., 2014, arXiv:1412.6596.
     """
     beta = jnp.asarray(beta)
     return closed_form.of_label(
@@ -73,13 +66,9 @@ def hard_bootstrapping(
     .. math::
       L = -\beta \log p_y - (1 - \beta) \log \max_k p_k
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       beta: between 0 and 1; 1 is the cross entropy, 0.8 the published value. Scalar
         or ``[...]``, may be traced.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.
@@ -88,9 +77,6 @@ def hard_bootstrapping(
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
       >>> hard_bootstrapping(logits, jnp.array([0, 1])).tolist()
       [0.17, 0.68]
-
-    References:
-      Reed et al., 2014, arXiv:1412.6596.
     """
     given = ce(logits, labels, axis=axis, where=where)
     logits, _, axis = log_space.prepare(logits, labels, axis=axis, where=where)

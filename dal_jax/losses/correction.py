@@ -60,9 +60,6 @@ def forward_correction(
       >>> loss = forward_correction(logits, jnp.array([0, 1]), noise_rate=0.4)
       >>> loss.tolist()
       [0.447, 0.827]
-
-    References:
-      Patrini et al., 2017, arXiv:1609.03683.
     """
     require_one(noise_rate, transition_matrix)
     if transition_matrix is None:
@@ -123,9 +120,6 @@ def backward_correction(
       >>> loss = backward_correction(logits, jnp.array([0, 1]), noise_rate=0.4)
       >>> loss.tolist()
       [-0.941, 0.347]
-
-    References:
-      Patrini et al., 2017, arXiv:1609.03683.
     """
     require_one(noise_rate, transition_matrix)
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)

@@ -168,13 +168,9 @@ def gce(
 
     :func:`dal_objective` without bootstrapping and with a fixed ``q``.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       q: at least 0, values above 1 included. 0 is the cross entropy, 1 the mean
         absolute error, 0.7 the published default. Scalar or ``[...]``; may be traced.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, between 0 and ``1 / q``.
@@ -202,12 +198,6 @@ def mae(
     Half the 1-norm between the prediction and the one-hot label. Symmetric: its sum
     over all labels is :math:`K - 1`, whatever the prediction.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
-
     Returns:
       The loss of each example, ``[...]``, between 0 and 1.
 
@@ -230,12 +220,6 @@ def ce(
     where: ArrayLike | None = None,
 ) -> jax.Array:
     r"""Cross entropy, :math:`-\log p_y`, equal to optax's.
-
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.

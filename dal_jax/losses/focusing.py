@@ -25,13 +25,9 @@ def focal(
 ) -> jax.Array:
     r"""Focal loss, :math:`-(1 - p_y)^\gamma \log p_y`.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       gamma: at least 0; 0 is the cross entropy, larger values look away from easy
         examples sooner. Scalar or ``[...]``; may be traced.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.

@@ -32,12 +32,8 @@ def taylor_ce(
     released code clamps probabilities at 1e-6, which lowers the loss by up to
     :math:`10^{-6} n`.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       order: :math:`n`, a Python integer of at least 1.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, between 0 and the harmonic number of the
@@ -75,13 +71,9 @@ def phuber_ce(
     :math:`\tau`. At ``tau = 1`` it is the mean absolute error; as ``tau`` grows, the
     cross entropy.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       tau: at least 1; scalar or ``[...]``, may be traced. The publication takes 2 for
         CIFAR-10 and 10 for CIFAR-100.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, between 0 and :math:`1 + \log \tau`.
@@ -120,12 +112,8 @@ def js(
     divisor in single precision: up to 1e-7 a class in value, and a wrong gradient for
     classes below 1e-6.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       pi: between 0 and 1, both excluded; scalar or ``[...]``, may be traced.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.

@@ -52,9 +52,6 @@ def elr(
       >>> targets = elr_targets(logits, jnp.zeros((2, 3)))
       >>> elr(logits, jnp.array([0, 1]), targets).tolist()
       [-0.568, 0.311]
-
-    References:
-      Liu et al., 2020, arXiv:2007.00151, equation 6.
     """
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
     targets = jax.lax.stop_gradient(jnp.asarray(targets, logits.dtype))

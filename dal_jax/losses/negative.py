@@ -51,9 +51,6 @@ def nlnl(
       >>> loss = nlnl(logits, jnp.array([0, 1]), jax.random.key(0))
       >>> loss.tolist()
       [0.127, 0.474]
-
-    References:
-      Kim et al., 2019, arXiv:1908.07387.
     """
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
     num_classes = logits.shape[axis]

@@ -34,12 +34,6 @@ def nce(
 
     Equal to the released code, which clamps nothing here.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
-
     Returns:
       The loss of each example, ``[...]``, between 0 and 1.
 
@@ -47,9 +41,6 @@ def nce(
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
       >>> nce(logits, jnp.array([0, 1])).tolist()
       [0.031, 0.192]
-
-    References:
-      Ma et al., 2020, arXiv:2006.13554.
     """
     return _share_of_label(jnp.negative, logits, labels, axis, where)
 
@@ -69,13 +60,9 @@ def nfl(
     .. math::
       L = \frac{(1 - p_y)^\gamma \log p_y}{\sum_k (1 - p_k)^\gamma \log p_k}.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       gamma: at least 0, where 0 is :func:`nce`; 0.5 is the published value. Scalar;
         may be traced.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, between 0 and 1.
@@ -84,9 +71,6 @@ def nfl(
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
       >>> nfl(logits, jnp.array([0, 1])).tolist()
       [0.013, 0.161]
-
-    References:
-      Ma et al., 2020, arXiv:2006.13554.
     """
     term = functools.partial(focal_term, gamma=jnp.asarray(gamma))
     return _share_of_label(term, logits, labels, axis, where)
@@ -111,12 +95,8 @@ def nnce(
     definition, without which the denominator may vanish, and such a label has no
     gradient of its own.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       min_probability: above 0 and below 1 / num_classes; scalar, may be traced.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, between 0 and 1.
@@ -125,10 +105,6 @@ def nnce(
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
       >>> nnce(logits, jnp.array([0, 1])).tolist()
       [0.628, 0.656]
-
-    References:
-      Ye et al., 2023, "Active Negative Loss Functions for Learning with Noisy Labels",
-      NeurIPS.
     """
 
     def above_least(log_p):

@@ -106,9 +106,6 @@ def names() -> tuple[str, ...]:
 def hyperparameters(name: str) -> dict[str, Hyperparameter]:
     """Returns what a loss declares of its hyper-parameters, by name.
 
-    Args:
-      name: one of :func:`names`.
-
     Raises:
       InputError: if there is no such loss.
 
@@ -123,14 +120,7 @@ def hyperparameters(name: str) -> dict[str, Hyperparameter]:
 
 
 def accepted(name: str) -> tuple[str, ...]:
-    """Returns the names of the hyper-parameters of a loss.
-
-    Args:
-      name: one of :func:`names`.
-
-    Returns:
-      What :func:`make` takes by keyword for this loss, besides the keywords that it
-      has for all.
+    """Returns the names of the hyper-parameters of a loss, which :func:`make` takes.
 
     Raises:
       InputError: if there is no such loss.
@@ -148,7 +138,6 @@ def make(
     total_steps: int | None = None,
     steps_per_epoch: int | None = None,
     num_classes: int | None = None,
-    per_epoch: bool | None = None,
     preset: str | None = None,
     **hyperparameters: Any,
 ) -> Loss:
@@ -158,15 +147,16 @@ def make(
       name: one of :func:`names`.
       total_steps: the run's length, for the losses that follow a schedule. Without
         it ``dal`` takes the released CIFAR recipe's, 150 epochs of 391 steps.
-      steps_per_epoch: for the losses that change from epoch to epoch.
+      steps_per_epoch: for ``dal`` and ``ce_sr``, which then hold their coefficients
+        within an epoch, unless ``per_epoch=False``.
       num_classes: the number of classes, for the losses that need it beforehand.
-      per_epoch: whether ``dal`` and ``ce_sr`` hold their coefficients within an epoch,
-        which they do where they are told its steps; of no effect for other losses.
       preset: published hyper-parameters to start from, see
         :func:`dal_jax.losses.presets.names`.
       **hyperparameters: the loss's own, see :func:`accepted`; they win over the
         preset's, and ``None`` is the same as not given. Real ones may be optax
         schedules, functions of the step, but for those of ``dal``, which make one.
+        ``per_epoch``, whether scheduled coefficients hold within an epoch, may be given
+        for every loss.
 
     Returns:
       ``loss(logits, labels, step)`` with logits ``[..., num_classes]``, integer labels
@@ -194,7 +184,7 @@ def make(
     return _make(
         name,
         preset,
-        hyperparameters | {"per_epoch": per_epoch},
+        hyperparameters,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         num_classes=num_classes,
@@ -208,7 +198,6 @@ def make_stateful(
     total_steps: int | None = None,
     steps_per_epoch: int | None = None,
     num_classes: int | None = None,
-    per_epoch: bool | None = None,
     preset: str | None = None,
     **hyperparameters: Any,
 ) -> StatefulLoss:
@@ -220,7 +209,6 @@ def make_stateful(
       total_steps: as for :func:`make`.
       steps_per_epoch: as for :func:`make`.
       num_classes: as for :func:`make`.
-      per_epoch: as for :func:`make`.
       preset: as for :func:`make`.
       **hyperparameters: as for :func:`make`.
 
@@ -242,7 +230,7 @@ def make_stateful(
     loss = _make(
         name,
         preset,
-        hyperparameters | {"per_epoch": per_epoch},
+        hyperparameters,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         num_classes=num_classes,

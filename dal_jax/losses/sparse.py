@@ -32,15 +32,11 @@ def ce_sr(
     one-hot prediction, draws it there. Logits that are all zero are left as they are.
     Equal to the released code, which clamps nothing here.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       temperature: :math:`\tau`, above 0; the smaller, the sharper a prediction can be.
       p: above 0 and at most 1, where the norm is constant.
       regularization_weight: :math:`\lambda`, at least 0; grows during training. 0 is
         the cross entropy of the normalised logits. All are scalar and may be traced.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.
@@ -49,9 +45,6 @@ def ce_sr(
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
       >>> ce_sr(logits, jnp.array([0, 1])).tolist()
       [3.267, 3.609]
-
-    References:
-      Zhou et al., 2021, arXiv:2108.00192.
     """
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
     square = jnp.sum(logits**2, axis, keepdims=True)

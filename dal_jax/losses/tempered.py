@@ -47,15 +47,11 @@ def bi_tempered(
     constant of up to 2e-6 (its logarithm of a one-hot label adds 1e-10 in single
     precision); its gradients are equal.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       t1: below 2, and below 1 for a bounded loss.
       t2: at least 1, and above 1 for heavy tails. Both scalar, may be traced.
       num_iters: fixed-point iterations, a Python integer. Few are enough for ``t2``
         near 1; with too few the probabilities do not quite sum to 1.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.
@@ -67,9 +63,6 @@ def bi_tempered(
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
       >>> bi_tempered(logits, jnp.array([0, 1])).tolist()
       [0.16, 0.539]
-
-    References:
-      Amid et al., 2019, arXiv:1906.03361.
     """
     if num_iters < 0:
         raise InputError(f"num_iters is {num_iters}: expected 0 or more, such as 5")
