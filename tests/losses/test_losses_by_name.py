@@ -190,7 +190,7 @@ def test_nlnl_draws_anew_at_every_step_and_the_same_for_the_same_seed():
     loss = jax.jit(losses.make("nlnl", seed=4))
     first, second = loss(LOGITS, LABELS, 0), loss(LOGITS, LABELS, 1)
     assert np.any(first != second)
-    again = losses.make("nlnl", seed=4)(LOGITS, LABELS, 0)
+    again = jax.jit(losses.make("nlnl", seed=4))(LOGITS, LABELS, 0)
     np.testing.assert_allclose(first, again, rtol=1e-6)
 
 
@@ -199,14 +199,20 @@ def test_nlnl_draws_for_an_example_the_same_in_any_batch():
     logits = jax.random.normal(jax.random.key(1), (8, 10))
     labels, index = jnp.arange(8), jnp.array([40, 3, 7, 9, 21, 0, 33, 5])
 
-    def values(rows):
-        return loss.apply(logits[rows], labels[rows], 6, (), index[rows])[0]
+    batches = (np.arange(8), np.array([4, 5]), np.array([7, 0, 6]))
 
-    whole = values(jnp.arange(8))
-    for rows in (jnp.array([4, 5]), jnp.array([7, 0, 6])):
-        np.testing.assert_allclose(values(rows), whole[rows], rtol=1e-6)
+    @jax.jit
+    def values(logits, labels, index):
+        return [
+            loss.apply(logits[rows], labels[rows], 6, (), index[rows])[0]
+            for rows in batches
+        ]
+
+    whole, *parts = values(logits, labels, index)
+    for rows, part in zip(batches[1:], parts, strict=True):
+        np.testing.assert_allclose(part, whole[rows], rtol=1e-6)
     # Examples alike in all but their place are given different labels.
-    alike = loss.apply(jnp.tile(logits[:1], (8, 1)), jnp.zeros(8, int), 6, (), index)[0]
+    alike, *_ = values(jnp.tile(logits[:1], (8, 1)), jnp.zeros(8, int), index)
     assert len(np.unique(np.asarray(alike))) > 2
 
 
@@ -215,13 +221,14 @@ def test_nlnl_draws_evenly_and_for_no_example_as_for_its_neighbours():
     loss = losses.make_stateful("nlnl", num_examples=size, num_classes=num_classes)
     labels = jnp.zeros(size, int)
 
+    @jax.jit
     def drawn(step):
         def total(logits):
             return loss.apply(logits, labels, step, (), jnp.arange(size))[0].sum()
 
-        return np.asarray(jax.grad(total)(jnp.zeros((size, num_classes))).argmax(-1))
+        return jax.grad(total)(jnp.zeros((size, num_classes))).argmax(-1)
 
-    first, second = drawn(0), drawn(1)
+    first, second = (np.asarray(drawn(step)) for step in (0, 1))
     pairs = {
         "steps": (first, second),
         "examples that differ in the last bit": (first[::2], first[1::2]),
@@ -246,9 +253,11 @@ def test_elr_remembers_the_examples_it_has_seen():
     first, memory = step(LOGITS, LABELS, 0, memory, index)
     untouched = np.setdiff1d(np.arange(10), index)
     assert np.all(memory[untouched] == 0)
-    targets = losses.elr_targets(LOGITS, jnp.zeros_like(LOGITS), beta=0.5)
+    update = jax.jit(functools.partial(losses.elr_targets, beta=0.5))
+    targets = update(LOGITS, jnp.zeros_like(LOGITS))
     np.testing.assert_allclose(memory[index], targets, rtol=1e-5)
-    np.testing.assert_allclose(first, losses.elr(LOGITS, LABELS, targets), rtol=1e-5)
+    expected = jax.jit(losses.elr)(LOGITS, LABELS, targets)
+    np.testing.assert_allclose(first, expected, rtol=1e-5)
     # The nearer the target comes, the lower the loss.
     second, memory = step(LOGITS, LABELS, 1, memory, index)
     assert np.all(second < first)
@@ -256,7 +265,7 @@ def test_elr_remembers_the_examples_it_has_seen():
     weighted = losses.make_stateful(
         "elr", num_examples=10, num_classes=4, beta=0.5, regularization_weight=0.0
     )
-    value, _ = weighted.apply(LOGITS, LABELS, 0, weighted.init(), index)
+    value, _ = jax.jit(weighted.apply)(LOGITS, LABELS, 0, weighted.init(), index)
     np.testing.assert_allclose(value, losses.ce(LOGITS, LABELS), rtol=1e-5)
 
 
