@@ -10,7 +10,7 @@ import dataclasses
 
 @dataclasses.dataclass
 class DatasetConfig:
-    """Where the images and the given labels come from."""
+    """Where the inputs and the given labels come from."""
 
     name: str = "digits"  # digits | tfds | arrays | folder | list
     tfds_name: str | None = None  # name: tfds; e.g. "cifar10", "cifar10:3.0.2"
@@ -29,7 +29,7 @@ class DatasetConfig:
     channels: int | None = None  # 1 (grey) or 3 (colour)
     on_unreadable: str = "stop"  # stop | skip
     storage: str = "auto"  # auto | memory | stream
-    workers: int | None = None  # decoding processes of a stream; 0: threads
+    workers: int | None = None  # threads that decode a stream; default one a core
     cache_dir: str | None = None  # where decoded images are kept; "" keeps none
 
 

@@ -279,7 +279,11 @@ def make_optimizer(config: OptimizerConfig, num_epochs: int, steps_per_epoch: in
 def _options(config: TrainConfig) -> Options:
     named = [field.name for field in dataclasses.fields(Options)]
     given = {name: getattr(config, name) for name in named if hasattr(config, name)}
-    return Options(**given, ema_decay=config.optimizer.ema_decay)
+    return Options(
+        **given,
+        ema_decay=config.optimizer.ema_decay,
+        workers=config.dataset.workers,
+    )
 
 
 def _model(config: TrainConfig, train: data.Split, num_classes: int) -> Any:

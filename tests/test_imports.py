@@ -59,7 +59,7 @@ def test_noise_knows_numpy_alone(path):
     names = imported(path, everywhere=False)
     assert tops(names) <= {"numpy", "dal_jax"}
     ours = {name for name in names if name.startswith("dal_jax.")}
-    assert {n.split(".")[1] for n in ours} <= {"noise", "errors", "seeds"}
+    assert {n.split(".")[1] for n in ours} <= {"noise", "errors", "files", "seeds"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ with --config.noise.kind=file --config.noise.path=DIR/noise.npz.
 """
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 
 from absl import flags
@@ -60,22 +59,13 @@ def _write(config: TrainConfig, values: flags.FlagValues) -> None:
             "own; give another --out"
         ) from None
     print(describe(prepared.record))
-    missing = _why_no_picture(prepared.record)
-    if missing is None:
+    if prepared.record.clean_labels is not None:
         save_picture(prepared.record, picture, prepared.class_names)
         print(f"wrote {labels} and {picture}")
     else:
         # An older picture would not be of these labels.
         picture.unlink(missing_ok=True)
-        print(f"wrote {labels}, and no picture: {missing}")
-
-
-def _why_no_picture(record: NoiseRecord) -> str | None:
-    if record.clean_labels is None:
-        return "the clean labels are not known"
-    if importlib.util.find_spec("matplotlib") is None:
-        return "matplotlib is not installed (pip install 'dal_jax[data]')"
-    return None
+        print(f"wrote {labels}, and no picture: the clean labels are not known")
 
 
 def describe(record: NoiseRecord) -> str:

@@ -59,6 +59,7 @@ def _define_flags(values: flags.FlagValues) -> None:
 def _train(config: TrainConfig, values: flags.FlagValues) -> None:
     from dal_jax import training
     from dal_jax.training import processes, stopping, summary
+    from dal_jax.training.quiet import quiet_orbax
 
     if values.compilation_cache:
         cli.use_compilation_cache()
@@ -72,7 +73,7 @@ def _train(config: TrainConfig, values: flags.FlagValues) -> None:
     speaks = processes.is_main_process()
     workdir = values.workdir or str(Path("runs") / cli.config_name(values))
     try:
-        with stopping.stop_signals(may_exit=True) as stop:
+        with quiet_orbax(), stopping.stop_signals(may_exit=True) as stop:
             result = training.train_and_evaluate(
                 config,
                 workdir,

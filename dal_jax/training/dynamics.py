@@ -54,20 +54,20 @@ class Dynamics(NamedTuple):
     Attributes:
       sums: float32 ``[2, N, 4]``, early and late: times seen, and the sums of the
         given label's probability, of its margin, and of its being predicted.
-      log_probabilities: float32 ``[2, N, K]``, early and late sums; ``[2, N, 0]`` where
+      log_probabilities: float32 ``[2, N, K]``, early and late sums; ``None`` where
         they don't fit.
       leading_classes: int32 ``[N, S]``, the classes predicted most, where the
-        log-probabilities don't fit; ``[N, 0]`` otherwise.
-      leading_weights: float32 ``[N, S]``, their summed probabilities.
+        log-probabilities don't fit; ``None`` otherwise.
+      leading_weights: float32 ``[N, S]``, their summed probabilities; or ``None``.
       forgetting: int32 ``[N]``, how often a right prediction became a wrong one.
       correct: bool ``[N]``, whether the last prediction was right.
       history: uint8 ``[N, columns]``, the given label's probability in 255ths.
     """
 
     sums: jax.Array
-    log_probabilities: jax.Array
-    leading_classes: jax.Array
-    leading_weights: jax.Array
+    log_probabilities: jax.Array | None
+    leading_classes: jax.Array | None
+    leading_weights: jax.Array | None
     forgetting: jax.Array
     correct: jax.Array
     history: jax.Array
@@ -124,14 +124,15 @@ def init(
       (5, 10)
     """
     fits = 2 * num_examples * num_classes <= most_numbers
-    slots = 0 if fits else min(_SLOTS, num_classes)
+    shape = (num_examples, min(_SLOTS, num_classes))
+    # None and not arrays without elements, which Orbax does not save.
     return Dynamics(
         sums=jnp.zeros((2, num_examples, 4), jnp.float32),
-        log_probabilities=jnp.zeros(
-            (2, num_examples, num_classes if fits else 0), jnp.float32
+        log_probabilities=(
+            jnp.zeros((2, num_examples, num_classes), jnp.float32) if fits else None
         ),
-        leading_classes=jnp.full((num_examples, slots), -1, jnp.int32),
-        leading_weights=jnp.zeros((num_examples, slots), jnp.float32),
+        leading_classes=None if fits else jnp.full(shape, -1, jnp.int32),
+        leading_weights=None if fits else jnp.zeros(shape, jnp.float32),
         forgetting=jnp.zeros(num_examples, jnp.int32),
         correct=jnp.zeros(num_examples, bool),
         history=jnp.zeros((num_examples, phases.columns), jnp.uint8),
@@ -194,7 +195,7 @@ def observe(
     row = jnp.where(where, index, dynamics.correct.shape[0])
     forgotten = dynamics.correct[index] & ~correct
     numbers = jnp.stack([jnp.ones_like(given), given, margin, correct], axis=-1)
-    if dynamics.leading_classes.shape[1]:
+    if dynamics.log_probabilities is None:
         dynamics = _follow_leading(dynamics, log_p, index, row)
     else:
         sums = dynamics.log_probabilities.at[late, row].add(log_p, mode="drop")
@@ -245,7 +246,7 @@ def summary(dynamics: Dynamics) -> dict[str, np.ndarray]:
       where those don't fit ``leading_classes`` int32 and ``leading_weights`` float32
       ``[N, S]``, heaviest first.
     """
-    host = Dynamics(*(np.asarray(x) for x in dynamics))
+    host = jax.tree.map(np.asarray, dynamics)
     early, late = host.sums
     both = early + late
     means = {
@@ -258,7 +259,7 @@ def summary(dynamics: Dynamics) -> dict[str, np.ndarray]:
         "late_mean_margin": _mean(late[:, _MARGIN], late),
         "history": host.history,
     }
-    if host.leading_classes.shape[1]:
+    if host.log_probabilities is None:
         order = np.argsort(-host.leading_weights, axis=1, kind="stable")
         leading = np.take_along_axis(host.leading_classes, order, axis=1)
         return means | {

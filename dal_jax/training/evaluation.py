@@ -37,7 +37,7 @@ def make_evaluation(
       inputs: its inputs, as :func:`~dal_jax.training.feed.place_inputs` returns them.
       batch_size: the global one; rounded up to what the devices can share.
       positions: of the examples to evaluate; ``None`` for all.
-      workers: decoding processes of a stream; ``None`` for what pays.
+      workers: threads that decode a stream; ``None`` for one a core.
     """
     clean = split.labels if split.clean_labels is None else split.clean_labels
     labels = {"labels": split.labels, "clean_labels": clean}

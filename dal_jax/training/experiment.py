@@ -9,6 +9,7 @@ import numpy as np
 
 from dal_jax.data import Split
 from dal_jax.seeds import jax_key
+from dal_jax.training import dynamics
 from dal_jax.training import step as steps
 from dal_jax.training.evaluation import Evaluation, make_evaluation
 from dal_jax.training.feed import Runner, epoch_order, make_runner, place_inputs
@@ -74,6 +75,7 @@ def build(plan: Plan) -> Experiment:
             accumulate,
             rows=plan.steps_per_epoch,
             donate=True,
+            workers=options.workers,
         ),
         evaluations=_evaluations(plan, parallel, placed),
     )
@@ -81,8 +83,22 @@ def build(plan: Plan) -> Experiment:
 
 def make_init(plan: Plan) -> Callable[[jax.Array], TrainState]:
     """Returns the plan's ``init(key) -> state``."""
-    averaged = plan.options.ema_decay is not None
-    return steps.make_init(plan.model, plan.optimizer, plan.loss, averaged=averaged)
+
+    def init(key: jax.Array) -> TrainState:
+        gathered = ()
+        if plan.phases is not None:
+            gathered = dynamics.init(
+                len(plan.train), len(plan.class_names), plan.phases
+            )
+        return steps.make_init(
+            plan.model,
+            plan.optimizer,
+            plan.loss,
+            gathered=gathered,
+            averaged=plan.options.ema_decay is not None,
+        )(key)
+
+    return init
 
 
 def make_train_step(plan: Plan, axis_name: str | None) -> Callable[..., Any]:
@@ -93,6 +109,7 @@ def make_train_step(plan: Plan, axis_name: str | None) -> Callable[..., Any]:
         plan.optimizer,
         plan.loss,
         jax_key(plan.seeds["augmentation"], "augmentation"),
+        phases=plan.phases,
         ema_decay=plan.options.ema_decay,
         skip_nonfinite=plan.options.on_nonfinite == "skip",
         axis_name=axis_name,
@@ -121,6 +138,7 @@ def _evaluations(
             placed[name],
             plan.options.eval_batch_size,
             positions=positions[name],
+            workers=plan.options.workers,
         )
         for name, split in plan.splits.items()
         if len(positions[name])

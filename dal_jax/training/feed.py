@@ -121,7 +121,7 @@ def make_runner(
         arrays' names, ``position`` and ``mask`` (false where the order is -1).
       rows: how many an order has.
       donate: whether the carry's buffers may be reused.
-      workers: decoding processes of a stream; ``None`` for what pays.
+      workers: threads that decode a stream; ``None`` for one a core.
     """
     if not isinstance(inputs, jax.Array):
         run = _streamed(parallel, inputs, arrays, function, donate, workers)

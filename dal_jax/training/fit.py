@@ -202,12 +202,8 @@ def fit(
             refuse_together(lambda: _begin(files, plan, identity, overwrite, held))
         if num_epochs == 0:
             return FitResult([], {}, experiment.init(), plan)
-        checkpoints = Checkpoints(
-            files.checkpoints,
-            plan.options.keep_checkpoints,
-            identity,
-            "validation_accuracy" if plan.validation is not None else None,
-        )
+        best = "validation_accuracy" if plan.validation is not None else None
+        checkpoints = Checkpoints(files, plan.options.keep_checkpoints, best)
         storage = Directory(files, checkpoints)
         try:
             with stop.may_leave(lambda: _STOPPED_EARLY):

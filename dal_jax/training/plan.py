@@ -1,6 +1,7 @@
 """What a run is made of: objects and numbers, checked, and no names."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from dal_jax.errors import InputError, unknown_name
 from dal_jax.losses import StatefulLoss
 from dal_jax.models import Functional, functionalize
 from dal_jax.noise import NoiseRecord
+from dal_jax.training.dynamics import Phases, make_phases
 
 SOURCES_OF_RANDOMNESS = ("initialization", "data_order", "augmentation")
 Schedules = Mapping[str, Callable[[Any], Any]]
@@ -38,6 +40,7 @@ class Options:
       on_nonfinite: ``"stop"`` or ``"skip"``, where a loss or gradient is not finite.
       ema_decay: of the average of the parameters over time that evaluation and
         prediction then use; ``None`` for none.
+      workers: threads that decode a stream; ``None`` for one a core.
     """
 
     num_epochs: int
@@ -51,6 +54,7 @@ class Options:
     model_devices: int = 1
     on_nonfinite: str = "stop"
     ema_decay: float | None = None
+    workers: int | None = None
 
     def __post_init__(self):
         for name, least in (
@@ -61,6 +65,7 @@ class Options:
             ("train_eval_size", 0),
             ("checkpoint_every", 1),
             ("keep_checkpoints", 1),
+            ("workers", 0),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -120,6 +125,21 @@ class Plan:
             ("test", self.test),
         )
         return {name: split for name, split in named if split is not None}
+
+    @functools.cached_property
+    def phases(self) -> Phases | None:
+        """When what is gathered of each example is early and late.
+
+        ``None`` where nothing is gathered: examples with several labels or with
+        distributions.
+        """
+        labels = self.train.labels
+        if labels.ndim > 1 or labels.dtype.kind not in "iu":
+            return None
+        epochs = self.options.num_epochs
+        return make_phases(
+            epochs * self.steps_per_epoch, epochs, self.loss.coefficients
+        )
 
     @property
     def steps_per_epoch(self) -> int:

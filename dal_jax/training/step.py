@@ -15,6 +15,8 @@ from jax import lax
 from dal_jax.data.augment import Preprocess
 from dal_jax.losses import StatefulLoss
 from dal_jax.models import Functional
+from dal_jax.training import dynamics
+from dal_jax.training.dynamics import Phases
 from dal_jax.training.state import EvalSums, TrainMetrics, TrainState
 
 Batch = dict[str, jax.Array]
@@ -26,7 +28,7 @@ def make_init(
     optimizer: optax.GradientTransformation,
     loss: StatefulLoss,
     *,
-    dynamics: PyTree = (),
+    gathered: PyTree = (),
     averaged: bool = False,
 ) -> Callable[[jax.Array], TrainState]:
     """Returns ``init(key) -> TrainState``, the state before the first step.
@@ -35,7 +37,7 @@ def make_init(
       model: the network as pure functions.
       optimizer: an optax gradient transformation.
       loss: per example, with its memory.
-      dynamics: what is gathered of each example, before anything was seen.
+      gathered: what is gathered of each example, before anything was seen.
       averaged: whether the parameters are averaged over time.
     """
 
@@ -47,7 +49,7 @@ def make_init(
             model_state=model_state,
             opt_state=optimizer.init(params),
             loss_memory=loss.init(),
-            dynamics=dynamics,
+            dynamics=jax.tree.map(jnp.copy, gathered),
             average=jax.tree.map(jnp.copy, (params, model_state)) if averaged else (),
         )
 
@@ -61,6 +63,7 @@ def make_train_step(
     loss: StatefulLoss,
     augmentation_key: jax.Array,
     *,
+    phases: Phases | None = None,
     ema_decay: float | None = None,
     skip_nonfinite: bool = False,
     axis_name: str | None = None,
@@ -76,6 +79,7 @@ def make_train_step(
         given the ``step``.
       loss: per example, with its memory.
       augmentation_key: the key that all augmentation derives from.
+      phases: of the run, for what is gathered of each example; ``None`` for nothing.
       ema_decay: of the parameters' average over time, see :func:`update_average`.
       skip_nonfinite: leave the state as it is, but for ``step``, where the loss or
         the gradient is not finite.
@@ -116,15 +120,29 @@ def make_train_step(
             model_state=model_state,
             opt_state=opt_state,
             loss_memory=memory,
-            dynamics=state.dynamics,
+            dynamics=(),
             average=(),
         )
         if ema_decay is not None:
             new_state = update_average(state, new_state, ema_decay)
         if skip_nonfinite:
-            unchanged = state.replace(step=state.step + 1)
+            # What was gathered is large, and leaves such a step out by itself.
+            unchanged = state.replace(step=state.step + 1, dynamics=())
             new_state = jax.tree.map(
                 lambda new, old: jnp.where(finite, new, old), new_state, unchanged
+            )
+        if phases is not None:
+            new_state = new_state.replace(
+                dynamics=dynamics.observe(
+                    state.dynamics,
+                    logits,
+                    batch["labels"],
+                    batch["position"],
+                    state.step,
+                    phases,
+                    where=finite,
+                    axis_name=axis_name,
+                )
             )
         metrics = _train_metrics(state.step, values, logits, finite)
         if axis_name is not None:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dal_jax import data
 from dal_jax.config import DatasetConfig
+from dal_jax.data import batches, materialize
 from dal_jax.errors import InputError
 
 
@@ -130,11 +131,11 @@ def test_array_files_that_are_none(tmp_path):
     (tmp_path / "x.npz").write_bytes(b"no zip")
     assert "does not load" in message("arrays", train_path=tmp_path / "x.npz")
     np.savez(tmp_path / "y.npz", x=np.zeros(3), y=np.zeros(3))
-    assert "has no images, it has x, y" in message(
+    assert "has no images and no inputs, it has x, y" in message(
         "arrays", train_path=tmp_path / "y.npz"
     )
     np.save(tmp_path / "pixels.npy", np.zeros(3))
-    assert "with 'images' in its name" in message(
+    assert "with 'images' or 'inputs' in its name" in message(
         "arrays", train_path=tmp_path / "pixels.npy"
     )
     np.save(tmp_path / "images.npy", arrays()["images"])
@@ -147,8 +148,105 @@ def test_shapes_of_train_and_test_must_agree(tmp_path):
     train = save_npz(tmp_path / "a.npz")
     test = save_npz(tmp_path / "b.npz", images=arrays(shape=(5, 4))["images"])
     assert (
-        "test images are 4 x 5 pixels with 1 channel and training images 4 x 3 pixels "
+        "test inputs are 4 x 5 pixels with 1 channel and training inputs 4 x 3 pixels "
         "with 3 channels" in message("arrays", train_path=train, test_path=test)
+    )
+
+
+def features(count=5, dtype=np.float32):
+    values = np.random.default_rng(0).standard_normal((count, 7)).astype(dtype)
+    return {"inputs": values, "labels": np.arange(count) % 3}
+
+
+@pytest.mark.parametrize("storage", ["memory", "stream"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64])
+@pytest.mark.parametrize("form", ["npz", "npy"])
+def test_inputs_are_used_as_they_are(tmp_path, form, dtype, storage):
+    given = features(dtype=dtype)
+    if form == "npz":
+        path = tmp_path / "a.npz"
+        np.savez(path, **given)
+    else:
+        path = tmp_path / "train_inputs.npy"
+        for key, array in given.items():
+            np.save(tmp_path / f"train_{key}.npy", array)
+    dataset = load("arrays", train_path=path, test_path=path, storage=storage)
+    for split in (dataset.train, dataset.test):
+        assert split.in_memory == (storage == "memory")
+        assert (split.input_shape, split.input_dtype) == ((7,), dtype)
+        order = np.array([[4, 0], [1, 3]])
+        stream = batches.stream(split, order, workers=0)
+        np.testing.assert_array_equal(list(stream), given["inputs"][order])
+        assert split.labels.tolist() == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize("storage", ["memory", "stream"])
+def test_part_of_inputs(tmp_path, storage):
+    given = features(count=30)
+    for key, array in given.items():
+        np.save(tmp_path / f"{key}.npy", array)
+    options = {"train_path": tmp_path / "inputs.npy", "storage": storage}
+    train = load("arrays", max_classes=2, train_size=6, **options).train
+    assert len(train) == 6
+    assert train.in_memory == (storage == "memory")
+    assert set(train.labels) <= {0, 1}
+    np.testing.assert_array_equal(given["labels"][train.index], train.labels)
+    for n, index in enumerate(train.index):
+        np.testing.assert_array_equal(train.inputs[n], given["inputs"][index])
+
+
+@pytest.mark.parametrize("limit", [5 * 7 * 4, 5 * 7 * 4 - 1])
+def test_size_of_inputs_decides_where_they_live(tmp_path, monkeypatch, limit):
+    np.savez(tmp_path / "a.npz", **features())
+    monkeypatch.setattr(materialize, "MEMORY_LIMIT", limit)
+    train = load("arrays", train_path=tmp_path / "a.npz").train
+    assert train.in_memory == (limit == 5 * 7 * 4)
+
+
+def test_values_that_are_not_finite_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(data.arrays, "_CHUNK_VALUES", 14)  # two rows at a time
+    given = features()
+    path = tmp_path / "a.npz"
+    for row, value in ((1, np.nan), (2, np.inf), (3, -np.inf), (4, np.nan)):
+        given["inputs"][row, row] = value
+        np.savez(path, **given)
+        rows = ", ".join(str(n) for n in range(1, min(row, 3) + 1))
+        rows += ", ..." * (row > 3)
+        assert (
+            f"{path}: {row} of 5 rows of inputs hold NaN or infinity (rows {rows}): "
+            "expected finite numbers" in message("arrays", train_path=path)
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "expected"),
+    [
+        ({"inputs": np.ones(5)}, {}, "inputs are float64 [5], expected numbers [N, "),
+        ({"inputs": np.full([5, 2], "a")}, {}, "inputs are <U1 [5, 2], expected numb"),
+        (
+            {"inputs": np.ones([0, 2]), "labels": np.arange(0)},
+            {},
+            "float64 [0, 2], exp",
+        ),
+        ({"labels": np.arange(4)}, {}, "5 inputs and 4 labels, expected as many of"),
+        ({"images": arrays()["images"]}, {}, "has both images and inputs, it has"),
+        ({}, {"channels": 3}, "dataset.channels and dataset.image_size are for images"),
+        ({}, {"image_size": 8}, "dataset.channels and dataset.image_size are for ima"),
+    ],
+)
+def test_inputs_that_do_not_fit(tmp_path, changes, options, expected):
+    path = tmp_path / "a.npz"
+    np.savez(path, **(features() | changes))
+    line = message("arrays", train_path=path, **options)
+    assert expected in line
+    assert str(path) in line
+
+
+def test_inputs_of_train_and_test_must_agree(tmp_path):
+    np.savez(tmp_path / "a.npz", **features())
+    np.savez(tmp_path / "b.npz", **features(dtype=np.float16))
+    assert "test inputs are float16 [7] and training inputs float32 [7]" in message(
+        "arrays", train_path=tmp_path / "a.npz", test_path=tmp_path / "b.npz"
     )
 
 

@@ -82,7 +82,6 @@ def test_images_in_memory_are_streamed_where_that_is_asked_for():
     assert not streamed.in_memory
     kept = load(name="digits", train_size=10).train
     assert kept.in_memory
-    pytest.importorskip("grain")
     order = np.arange(9, -1, -1).reshape(2, 5)
     stream = batches.stream(streamed, order)
     np.testing.assert_array_equal(np.stack(list(stream)), kept.inputs[order])

@@ -167,7 +167,6 @@ def test_streamed_images_equal_those_in_memory(tmp_path):
     assert stream.train.input_shape == (2, 2, 1)
     images = np.stack([stream.train.inputs[n] for n in range(5)])
     np.testing.assert_array_equal(images, memory.train.inputs)
-    pytest.importorskip("grain")
     order = np.array([[4, 2], [0, 0], [3, 1]])
     decoded = np.stack(list(batches.stream(stream.train, order, workers=1)))
     np.testing.assert_array_equal(decoded, memory.train.inputs[order])
