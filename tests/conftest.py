@@ -1,5 +1,6 @@
 """What all tests share: quick compilation, a cache and processes of their own."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -7,8 +8,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +42,49 @@ def compilation_cache() -> None:
     from dal_jax import cli
 
     cli.use_compilation_cache()
+
+
+class Run(NamedTuple):
+    """What a finished run left, without the fields that hold a time or a speed."""
+
+    metrics: list[dict[str, Any]]
+    summary: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    noise: bytes
+
+
+def _untimed(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if "second" not in key}
+
+
+@pytest.fixture(scope="session")
+def read_run() -> Callable[[Path], Run]:
+    """Reads a run's results, the newest checkpoint's arrays among them."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    # However many devices wrote them, they are read onto one.
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def read(workdir: Path) -> Run:
+        steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+        path = workdir / "checkpoints" / str(max(steps)) / "arrays"
+        with ocp.StandardCheckpointer() as checkpointer:
+            shapes = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one),
+                checkpointer.metadata(path).item_metadata.tree,
+            )
+            tree = checkpointer.restore(path, shapes)
+        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return Run(
+            [_untimed(json.loads(line)) for line in lines],
+            _untimed(json.loads((workdir / "summary.json").read_text())),
+            {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves},
+            (workdir / "noise.npz").read_bytes(),
+        )
+
+    return read
 
 
 # Runs in the new process. What JAX and others do as Python exits is part of a script,
@@ -122,9 +167,9 @@ def _context() -> Any:
     return context
 
 
-@pytest.fixture
-def start_script(tmp_path_factory) -> Any:
-    """Starts a Python script in a process of its own; what still runs is killed.
+@pytest.fixture(scope="session")
+def start_shared_script(tmp_path_factory) -> Any:
+    """Starts a Python script in a process of its own; at last kills what still runs.
 
     The new process has everything imported that training needs, which takes a fresh one
     seconds, and is otherwise as a fresh one.
@@ -147,6 +192,20 @@ def start_script(tmp_path_factory) -> Any:
         )
         started.append(process)
         return process
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture
+def start_script(start_shared_script) -> Any:
+    """The same, of one test, after which what still runs is killed."""
+    started: list[Script] = []
+
+    def start(*arguments: Any, **options: Any) -> Script:
+        started.append(start_shared_script(*arguments, **options))
+        return started[-1]
 
     yield start
     for process in started:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import io
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pytest
 
@@ -74,43 +72,6 @@ def command(compilation_cache) -> Callable[..., Outcome]:
     return run
 
 
-class Run(NamedTuple):
-    """What a finished run left, without the fields that hold a time or a speed."""
-
-    metrics: list[dict[str, Any]]
-    summary: dict[str, Any]
-    arrays: dict[str, np.ndarray]
-    noise: bytes
-
-
-def _untimed(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if "second" not in key}
-
-
-def _read(workdir: Path) -> Run:
-    import orbax.checkpoint as ocp
-
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(
-            workdir / "checkpoints" / str(max(steps)) / "arrays"
-        )
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return Run(
-        [_untimed(json.loads(line)) for line in lines],
-        _untimed(json.loads((workdir / "summary.json").read_text())),
-        {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves},
-        (workdir / "noise.npz").read_bytes(),
-    )
-
-
-@pytest.fixture(scope="session")
-def read_run() -> Callable[[Path], Run]:
-    """Reads a run's results, the newest checkpoint's arrays among them."""
-    return _read
-
-
 @pytest.fixture(scope="session")
 def reference(command, tmp_path_factory) -> Callable[..., Path]:
     """Returns a finished run that nothing has disturbed, the same for all who ask.
@@ -131,14 +92,14 @@ def reference(command, tmp_path_factory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def check_same_run(reference) -> Callable[..., None]:
+def check_same_run(reference, read_run) -> Callable[..., None]:
     """Holds a run to the undisturbed one of the same arguments, bit for bit."""
-    known: dict[tuple[str, ...], Run] = {}
+    known: dict[tuple[str, ...], Any] = {}
 
     def check(workdir: Path, *arguments: str) -> None:
         if arguments not in known:
-            known[arguments] = _read(reference(*arguments))
-        run, expected = _read(workdir), known[arguments]
+            known[arguments] = read_run(reference(*arguments))
+        run, expected = read_run(workdir), known[arguments]
         assert run.metrics == expected.metrics
         assert run.summary == expected.summary
         assert run.arrays.keys() == expected.arrays.keys()
