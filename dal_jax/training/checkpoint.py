@@ -84,12 +84,17 @@ class Checkpoints:
             )
 
     def restore(
-        self, abstract: PyTree, say: Callable[[str], None]
+        self,
+        abstract: PyTree,
+        say: Callable[[str], None],
+        may_lack: str | None = None,
     ) -> tuple[int, PyTree] | None:
         """Returns the newest whole checkpoint's step and arrays, None if none was made.
 
         Args:
           abstract: shapes, dtypes and shardings that the arrays must have.
+          may_lack: the beginning of names of arrays that an earlier version did not
+            save; where they are missing, None stands for each.
           say: told, a line each, which checkpoints are damaged.
 
         Raises:
@@ -98,7 +103,7 @@ class Checkpoints:
         """
         refuse_together(self._recover)
         while (step := agree(self._newest())) >= 0:
-            arrays, damage = self._read(step, abstract)
+            arrays, damage = self._read(step, abstract, may_lack)
             if damage is None:
                 return step, arrays
             say(
@@ -217,13 +222,15 @@ class Checkpoints:
         names = [path.name for path in self._directory.iterdir()]
         return max((int(name) for name in names if name.isdigit()), default=-1)
 
-    def _read(self, step: int, abstract: PyTree) -> tuple[PyTree, str | None]:
+    def _read(
+        self, step: int, abstract: PyTree, may_lack: str | None
+    ) -> tuple[PyTree, str | None]:
         """Returns a checkpoint's arrays, or None and what is damaged about it."""
         arrays = None
         damage = refuse_together(lambda: self._damage(step))
         if not any_process(damage is not None):
             digest = refuse_together(lambda: self._identify(step))
-            arrays = refuse_together(lambda: self._arrays(step, abstract))
+            arrays = refuse_together(lambda: self._arrays(step, abstract, may_lack))
             if digest["arrays"] != leaves.digest(arrays):
                 damage = "its arrays are not those that were saved"
         if any_process(damage is not None):
@@ -250,20 +257,28 @@ class Checkpoints:
             )
         return digest
 
-    def _arrays(self, step: int, abstract: PyTree) -> PyTree:
+    def _arrays(self, step: int, abstract: PyTree, may_lack: str | None) -> PyTree:
         import orbax.checkpoint as ocp
 
         with self._reading(step):
             stored = self._manager.item_metadata(step)["arrays"].tree
             wanted = leaves.by_name(abstract)
-            self._check_fits(step, leaves.by_name(stored), wanted)
+            names = leaves.by_name(stored).keys()
+            lacking = {
+                name: None
+                for name in wanted
+                if may_lack and name.startswith(may_lack) and name not in names
+            }
+            asked = {k: v for k, v in wanted.items() if k not in lacking}
+            self._check_fits(step, leaves.by_name(stored), asked)
             # In the form in which they were stored, then in the one asked for, which
             # may hold the same arrays otherwise.
             target = jax.tree_util.tree_map_with_path(
                 lambda path, _: wanted[leaves.name(path)], stored
             )
             args = ocp.args.Composite(arrays=ocp.args.StandardRestore(target))
-            found = leaves.by_name(self._manager.restore(step, args=args).arrays)
+            restored = self._manager.restore(step, args=args).arrays
+            found = leaves.by_name(restored) | lacking
         return jax.tree.unflatten(
             jax.tree.structure(abstract), [found[name] for name in wanted]
         )

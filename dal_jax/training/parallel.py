@@ -132,8 +132,8 @@ class ShardedJit:
         return jax.jit(constrained, donate_argnums=(0,) if donate else ())
 
     def fetch(self, tree: PyTree) -> PyTree:
-        """Returns replicated results as host arrays."""
-        return jax.tree.map(np.asarray, tree)
+        """Returns arrays as host arrays; every process must ask."""
+        return jax.tree.map(_whole, tree)
 
     def _shardings(self, tree: PyTree) -> PyTree:
         if self._mesh.shape["model"] == 1:
@@ -242,6 +242,14 @@ def _put(value: Any, sharding: NamedSharding) -> jax.Array:
         return value
     host = np.asarray(value)
     return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
+
+
+def _whole(x: jax.Array) -> np.ndarray:
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
 def _copy(tree: PyTree) -> PyTree:

@@ -57,8 +57,8 @@ class Run:
 
     @property
     def state(self) -> TrainState:
-        """The state as it is now, on the devices."""
-        return self._carry[0]
+        """The state as it is now, as host arrays."""
+        return self._parallel.fetch(self._carry[0])
 
     def train(self, progress: bool, profile: Path | None) -> None:
         """Trains what is left of the run; profiles to a directory if given one."""
@@ -98,6 +98,13 @@ class Run:
         if restored is None:
             return fresh, 0
         step, arrays = restored
+        stored = self._parallel.stored_state(fresh)
+        arrays = jax.tree.map(
+            lambda before, now: now if before is None else before,
+            arrays,
+            stored,
+            is_leaf=lambda leaf: leaf is None,
+        )
         return self._parallel.place_state(arrays), step
 
     def _stopped_before_evaluation(self) -> bool:

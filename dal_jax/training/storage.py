@@ -17,7 +17,10 @@ class Storage(Protocol):
     def restore(
         self, abstract: PyTree, say: Callable[[str], None]
     ) -> tuple[int, PyTree] | None:
-        """Returns the newest checkpoint's step and arrays, or ``None``."""
+        """Returns the newest checkpoint's step and arrays, or ``None``.
+
+        Where an earlier version did not save an array, None stands for it.
+        """
 
     def entries(self, last_step: int) -> list[Entry]:
         """Returns the evaluations up to a step; later ones are forgotten."""
@@ -71,7 +74,8 @@ class Directory:
         self, abstract: PyTree, say: Callable[[str], None]
     ) -> tuple[int, PyTree] | None:
         """Returns the newest whole checkpoint's step and arrays, or ``None``."""
-        return self._checkpoints.restore(abstract, say)
+        # Version 0.1.0 gathered nothing of the examples.
+        return self._checkpoints.restore(abstract, say, may_lack="0.dynamics")
 
     def entries(self, last_step: int) -> list[Entry]:
         """Returns the evaluations up to a step and removes later ones."""
