@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import functools
-import itertools
 import os
 import re
 import sys
@@ -20,16 +19,19 @@ from dal_jax.errors import InputError, unknown_name
 
 _OVERRIDE = re.compile(r"--?config\.(?P<field>[\w.]+)(=(?P<value>.*))?", re.DOTALL)
 _BOOLEANS = ("true", "false")
-_DEFAULT_CONFIG = "configs/digits.py"
-_CONFIG_HELP = "A Python file with get_config() -> dal_jax.config.TrainConfig."
+_DEFAULT_CONFIG = "digits"
+_CONFIG_HELP = (
+    "A recipe's name, or a Python file with get_config() -> dal_jax.config.TrainConfig."
+)
 
 
 def run_command(
-    command: Callable[[TrainConfig, flags.FlagValues], None],
+    command: Callable[..., None],
     define_flags: Callable[[flags.FlagValues], None],
     *,
     description: str | None,
     argv: Sequence[str] | None = None,
+    configured: bool = True,
 ) -> None:
     """Parses the command line, runs a command and ends the process.
 
@@ -41,15 +43,21 @@ def run_command(
       define_flags: adds the command's own flags.
       description: printed by ``--help``.
       argv: the command line, by default the process's.
+      configured: whether there is a ``--config``; otherwise the command is called
+        with the flags' values alone.
     """
     argv = list(sys.argv if argv is None else argv)
     values = flags.FlagValues()
     define_flags(values)
     if {"--help", "-h", "--helpfull"} & set(argv):
-        _print_help(description, values)
+        _print_help(description, values, configured)
         return
     try:
-        command(_parse(argv, values), values)
+        if configured:
+            command(_parse(argv, values), values)
+        else:
+            _parse_flags(argv, values)
+            command(values)
     except InputError as error:
         end(error, 2)
     except KeyboardInterrupt:
@@ -71,27 +79,22 @@ def end(error: Exception, status: int) -> typing.NoReturn:
 def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
     """Returns the configuration with its overrides; fills in the flags' values."""
     kept, later = _split_overrides(argv)
-    path = _config_path(kept)
+    given, kept = _split_config(kept)
+    path = _config_path(given)
+    kept.insert(1, f"--config={path}")
     config_flags.DEFINE_config_file(
         "config", path, _CONFIG_HELP, flag_values=values, sys_argv=kept
     )
     try:
-        rest = values(kept)[1:]
-    except flags.Error as error:
-        raise InputError(
-            f"{error}: expected a flag and a value as --help lists them"
-        ) from None
+        _parse_flags(kept, values)
+    except InputError:
+        raise
     except Exception as error:
         # The file is the user's own code and may raise anything.
         raise InputError(
             f"config file {path!r} does not load ({type(error).__name__}: {error}): "
-            "expected Python with get_config(); mend it or give another --config"
+            "expected Python with get_config(); correct it or give another --config"
         ) from error
-    if rest:
-        raise InputError(
-            f"unexpected argument {rest[0]!r}: expected only --flags; "
-            "see --help, and write overrides as --config.FIELD=VALUE"
-        )
     config = values["config"].value
     if not isinstance(config, TrainConfig):
         raise InputError(
@@ -103,6 +106,20 @@ def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
         setattr(functools.reduce(getattr, parents, config), name, value)
     _check_tuples(config)
     return config
+
+
+def _parse_flags(argv: list[str], values: flags.FlagValues) -> None:
+    try:
+        rest = values(argv)[1:]
+    except flags.Error as error:
+        raise InputError(
+            f"{error}: expected a flag and a value as --help lists them"
+        ) from None
+    if rest:
+        raise InputError(
+            f"unexpected argument {rest[0]!r}: expected only --flags; "
+            "see --help, and write overrides as --config.FIELD=VALUE"
+        )
 
 
 def _check_tuples(config: TrainConfig) -> None:
@@ -181,17 +198,40 @@ def _loss_fields() -> dict[str, str]:
     return fields | {field: ", ".join(users[field]) for field in sorted(users)}
 
 
-def _config_path(argv: list[str]) -> str:
-    path = _DEFAULT_CONFIG
-    for argument, following in itertools.pairwise([*argv, ""]):
+def _split_config(argv: list[str]) -> tuple[str, list[str]]:
+    """Returns what --config names, and the other arguments."""
+    named, rest = _DEFAULT_CONFIG, []
+    arguments = iter(argv)
+    for argument in arguments:
         if match := re.fullmatch(r"--?config(=(?P<path>.*))?", argument):
-            path = following if match["path"] is None else match["path"]
-    if not Path(path).is_file():
+            given = match["path"]
+            named = next(arguments, "") if given is None else given
+        else:
+            rest.append(argument)
+    return named, rest
+
+
+def _config_path(path: str) -> str:
+    """Returns the file that a --config names, which may be a recipe's name."""
+    if Path(path).is_file():
+        return path
+    recipes = {file.stem: file for file in _recipes().glob("*.py")}
+    if path in recipes:
+        return str(recipes[path])
+    if Path(path).suffix or len(Path(path).parts) != 1:
         raise InputError(
             f"config file {path!r} not found: expected a Python file with "
-            "get_config(); give another --config, or run where configs/ is"
+            f"get_config(), or one of {', '.join(sorted(recipes))}; give another "
+            "--config"
         )
-    return path
+    raise unknown_name("config", path, recipes)
+
+
+def _recipes() -> Path:
+    """Returns where the recipes are: in the package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def _leaf_fields(kind: type, prefix: str = "") -> list[tuple[str, Any]]:
@@ -211,8 +251,13 @@ def _type_name(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
-def _print_help(description: str | None, values: flags.FlagValues) -> None:
+def _print_help(
+    description: str | None, values: flags.FlagValues, configured: bool
+) -> None:
     print((description or "").strip(), "\n\nFlags:")
+    if not configured:
+        print(values.get_help("  ", include_special_flags=False).strip("\n"))
+        return
     print(f"  --config: {_CONFIG_HELP}\n    (default: {_DEFAULT_CONFIG})")
     print(values.get_help("  ", include_special_flags=False).strip("\n"))
     print("\nFields, each set by --config.FIELD=VALUE:")

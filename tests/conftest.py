@@ -158,7 +158,7 @@ def _context() -> Any:
     context.set_forkserver_preload(
         [
             "dal_jax.recipe",
-            "dal_jax.training.command",
+            "dal_jax.commands.train",
             "jax.experimental.multihost_utils",
             "orbax.checkpoint",
             "sklearn.datasets",

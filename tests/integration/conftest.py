@@ -49,7 +49,7 @@ def run_training(start_training) -> Callable[..., Outcome]:
 @pytest.fixture(scope="session")
 def command(compilation_cache) -> Callable[..., Outcome]:
     """Runs the training command in this process."""
-    from dal_jax.training.command import main
+    from dal_jax.commands.train import main
 
     def run(*arguments: str) -> Outcome:
         status, out, err = 0, io.StringIO(), io.StringIO()
@@ -62,7 +62,7 @@ def command(compilation_cache) -> Callable[..., Outcome]:
             patch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
             # What ends the command at once must not end the tests.
             leaving = SimpleNamespace(_exit=sys.exit)
-            patch.setattr("dal_jax.training.command.os", leaving)
+            patch.setattr("dal_jax.commands.train.os", leaving)
             try:
                 main("test")
             except SystemExit as error:
