@@ -1,8 +1,10 @@
 """Who may import whom, from docs/architecture.md."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,27 @@ def test_devices_and_processes_are_known_to_one_module_each(known, home):
 def test_slow_imports_wait_until_they_are_needed(path):
     slow = {"tensorflow_datasets", "grain", "orbax", "matplotlib", "sklearn", "PIL"}
     assert tops(imported(path, everywhere=False)) & slow == set()
+
+
+# What is imported, where it is called otherwise than what is installed.
+INSTALLED_AS = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "array_record": "array-record",
+    "orbax": "orbax-checkpoint",
+    "sklearn": "scikit-learn",
+    "tensorflow_datasets": "tensorflow-datasets",
+}
+
+
+def test_whatever_is_imported_is_a_dependency():
+    # A package that is missing must not be found out after hours of work.
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    dependencies = {
+        re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]
+    }
+    needed = set().union(*(tops(imported(path)) for path in MODULES)) - {"dal_jax"}
+    assert {INSTALLED_AS.get(name, name) for name in needed} <= dependencies
 
 
 def in_new_process(code):
