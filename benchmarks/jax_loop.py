@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from dal_jax.training.prepare import Prepared
 from machine import clock
 
 from dal_jax import data, models, noise
@@ -18,7 +19,6 @@ from dal_jax.config import (
 )
 from dal_jax.training import experiment as experiments
 from dal_jax.training import feed
-from dal_jax.training.prepare import Prepared
 from dal_jax.training.state import TrainMetrics
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from dal_jax import data, losses, models, noise, optimizers
 from dal_jax.config import OptimizerConfig, TrainConfig

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dal_jax.training.optimizer import make_learning_rate
 
 from dal_jax.config import TrainConfig
 from dal_jax.training import train_and_evaluate
 from dal_jax.training.experiment import check, make_loss
-from dal_jax.training.optimizer import make_learning_rate
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))

@@ -144,7 +144,7 @@ def observe(
     logits: jax.Array,
     labels: jax.Array,
     index: jax.Array,
-    step: jax.typing.ArrayLike,
+    step: jax.Array | int,
     phases: Phases,
     *,
     where: jax.typing.ArrayLike = True,
@@ -216,6 +216,8 @@ def _follow_leading(
 ) -> Dynamics:
     # Space-saving counters (Metwally et al., 2005): a class that has no slot takes over
     # the lightest one, its weight included, so no leading class is lost.
+    assert dynamics.leading_classes is not None
+    assert dynamics.leading_weights is not None
     predicted = jnp.argmax(log_p, axis=-1).astype(jnp.int32)
     classes, weights = dynamics.leading_classes[index], dynamics.leading_weights[index]
     same = classes == predicted[:, None]

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import optax
 from dal_jax.data import Split
 from dal_jax.data.augment import Preprocess
 from dal_jax.errors import InputError, unknown_name
-from dal_jax.losses import StatefulLoss
+from dal_jax.losses import Loss, StatefulLoss
 from dal_jax.models import Functional, functionalize
 from dal_jax.noise import NoiseRecord
 from dal_jax.training.dynamics import Phases, make_phases
@@ -200,7 +200,7 @@ def make_plan(
         preprocess=preprocess,
         record=record or given_labels(train, num_classes),
         class_names=class_names,
-        seeds={name: seed for name in SOURCES_OF_RANDOMNESS} | dict(seeds or {}),
+        seeds=dict.fromkeys(SOURCES_OF_RANDOMNESS, seed) | dict(seeds or {}),
         options=options,
         loss_name=loss_name or getattr(loss, "__name__", type(loss).__name__),
         schedules=schedules or {},
@@ -220,10 +220,11 @@ def as_stateful(loss: Any) -> StatefulLoss:
             f"the loss is a {type(loss).__name__}: expected a function (logits, "
             "labels, step) of each example's loss, or a losses.StatefulLoss"
         )
+    pure = cast(Loss, loss)
 
     def apply(logits, labels, step, memory, index):
         del index
-        return loss(logits, labels, step), memory
+        return pure(logits, labels, step), memory
 
     return StatefulLoss(lambda: (), apply)
 
@@ -289,9 +290,7 @@ def _num_classes(network: Functional, preprocess: Preprocess, split: Split) -> i
     return shape[-1]
 
 
-def _checked(
-    split: Split | None, what: str, num_classes: int, train: Split
-) -> Any:
+def _checked(split: Split | None, what: str, num_classes: int, train: Split) -> Any:
     if split is None:
         return None
     if split.input_shape != train.input_shape:
@@ -299,11 +298,13 @@ def _checked(
             f"{what} inputs have the shape {list(split.input_shape)} and training "
             f"inputs {list(train.input_shape)}: expected the same"
         )
-    for name, labels in (("labels", split.labels), ("clean labels", split.clean_labels)):
-        if labels is not None and _class_numbers(labels).max(initial=0) >= num_classes:
+    given = {"labels": split.labels, "clean labels": split.clean_labels}
+    for name, labels in given.items():
+        largest = -1 if labels is None else _class_numbers(labels).max(initial=-1)
+        if largest >= num_classes:
             raise InputError(
-                f"{what} {name} go up to {_class_numbers(labels).max()} and the network "
-                f"has {num_classes} logits: expected classes 0 to {num_classes - 1}"
+                f"{what} {name} go up to {largest} and the network has {num_classes} "
+                f"logits: expected classes 0 to {num_classes - 1}"
             )
     return split
 

@@ -274,4 +274,6 @@ def test_images_too_small(name, image_shape):
 
 def test_unknown_network():
     with pytest.raises(InputError, match="unknown model 'resnet19': did you mean"):
-        models.create("resnet19", image_shape=(8, 8, 3), num_classes=10, rngs=nnx.Rngs(0))
+        models.create(
+            "resnet19", image_shape=(8, 8, 3), num_classes=10, rngs=nnx.Rngs(0)
+        )

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dal_jax.noise import NoiseRecord
 from dal_jax.commands.noise import describe, main
+from dal_jax.noise import NoiseRecord
 from dal_jax.noise.picture import save_picture
 
 ROOT = Path(__file__).parents[2]
