@@ -11,7 +11,7 @@ import numpy as np
 
 from dal_jax.data import Split
 from dal_jax.training import experiment as experiments
-from dal_jax.training.plan import Plan
+from dal_jax.training.plan import Options, Plan
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 # Inputs are compared by so many of them, evenly spaced.
@@ -37,20 +37,22 @@ def fingerprint(plan: Plan) -> Identity:
     Data are told apart by their labels and a sample of their inputs, the network, the
     loss, the optimizer and the preprocessing by the training step that they make, as
     JAX writes it down together with the arrays that it holds. Another version of JAX
-    writes it otherwise, so its version is part of it.
+    writes it otherwise, and then it is not compared.
     """
+    step = {jax.__version__.replace(".", "-"): _of_step(plan)}
     options = dataclasses.asdict(plan.options)
-    data = {name: _of_split(split) for name, split in plan.splits.items()}
+    options_by_default = dataclasses.asdict(Options(num_epochs=0, batch_size=1))
     return Identity(
         {
             "objects": {
-                "data": data,
-                "training_step": {jax.__version__: _of_step(plan)},
+                "data": {name: _of_split(s) for name, s in plan.splits.items()},
+                "training_step": step,
                 "seeds": dict(plan.seeds),
                 "options": options,
                 "loss_name": plan.loss_name,
             }
-        }
+        },
+        {"objects": {"training_step": step, "options": options_by_default}},
     )
 
 

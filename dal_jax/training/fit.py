@@ -16,6 +16,7 @@ from dal_jax.noise import NoiseRecord
 from dal_jax.training import experiment as experiments
 from dal_jax.training import summary as summaries
 from dal_jax.training.checkpoint import Checkpoints
+from dal_jax.training.dynamics import summary as summarize_dynamics
 from dal_jax.training.fingerprint import Identity, fingerprint
 from dal_jax.training.plan import Plan, Schedules, make_plan
 from dal_jax.training.predict import make_predict_logits
@@ -36,7 +37,7 @@ class FitResult:
     Attributes:
       metrics: one dictionary an evaluation, as the lines of ``metrics.jsonl``.
       summary: as ``summary.json``.
-      state: everything that training changed, on the devices.
+      state: everything that training changed, as host arrays.
       plan: the objects that were trained.
     """
 
@@ -63,13 +64,21 @@ class FitResult:
         return self._predict_logits(inputs)
 
     @functools.cached_property
+    def dynamics(self) -> dict[str, np.ndarray] | None:
+        """What was seen of every training example, as ``dynamics.npz``.
+
+        In the order of ``plan.record``; ``None`` where nothing was gathered.
+        """
+        if self.plan.phases is None:
+            return None
+        return summarize_dynamics(self.state.dynamics)
+
+    @functools.cached_property
     def _predict_logits(self) -> Callable[[Any], np.ndarray]:
-        params, model_state = jax.tree.map(np.asarray, self.state.predictor)
         return make_predict_logits(
             self.plan.model,
             self.plan.preprocess,
-            params,
-            model_state,
+            *jax.device_put(self.state.predictor),
             input_shape=self.plan.train.input_shape,
             batch_size=self.plan.options.eval_batch_size,
         )
@@ -199,16 +208,19 @@ def fit(
     with ExitStack() as held:
         files = Workdir(workdir)
         with stop.at_once(_STOPPED_EARLY):
-            refuse_together(lambda: _begin(files, plan, identity, overwrite, held))
+            finished = refuse_together(
+                lambda: _begin(files, plan, identity, overwrite, held)
+            )
+            finished = agree(finished)
         if num_epochs == 0:
-            return FitResult([], {}, experiment.init(), plan)
+            state = experiment.parallel.fetch(experiment.init())
+            return FitResult([], {}, state, plan)
         best = "validation_accuracy" if plan.validation is not None else None
         checkpoints = Checkpoints(files, plan.options.keep_checkpoints, best)
         storage = Directory(files, checkpoints)
         try:
             with stop.may_leave(lambda: _STOPPED_EARLY):
                 run = Run(plan, experiment, storage, stop, say, on_evaluation)
-            finished = agree(files.read_summary() is not None)
             if finished:
                 say(f"already finished; nothing changed in {files.path}")
             else:
@@ -216,20 +228,44 @@ def fit(
         finally:
             storage.close()
         result = _result(plan, run)
-        if is_main_process() and not finished:
-            files.write_summary(result.summary)
+        if not finished:
+            _finish(files, result)
     return result
 
 
 def _begin(
     files: Workdir, plan: Plan, identity: Identity, overwrite: bool, held: ExitStack
-) -> None:
+) -> bool:
+    """Claims the directory for this run; returns whether it has finished before."""
+    if not is_main_process():
+        return False
+    of_run = identity.values, identity.defaults
+    files.check(*of_run, overwrite=overwrite)
+    held.enter_context(files.locked())
+    if not overwrite and files.read_summary() is not None:
+        return True
+    files.begin(*of_run, plan.record, overwrite=overwrite)
+    files.write_json("preprocessing.json", describe_inputs(plan))
+    return False
+
+
+def describe_inputs(plan: Plan) -> dict[str, Any]:
+    """Returns what a prediction must know of a run's inputs, as JSON can hold it."""
+    return {
+        "class_names": list(plan.class_names),
+        "input_shape": list(plan.train.input_shape),
+        "input_dtype": str(plan.train.inputs.dtype),
+        **plan.preprocess.description,
+    }
+
+
+def _finish(files: Workdir, result: FitResult) -> None:
+    dynamics = result.dynamics
     if is_main_process():
-        files.check(identity.values, identity.defaults, overwrite=overwrite)
-        held.enter_context(files.locked())
-        files.begin(
-            identity.values, identity.defaults, plan.record, overwrite=overwrite
-        )
+        if dynamics is not None:
+            files.write_npz("dynamics.npz", dynamics)
+        # Last, for it says that the run has finished.
+        files.write_summary(result.summary)
 
 
 def _result(plan: Plan, run: Run) -> FitResult:

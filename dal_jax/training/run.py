@@ -57,8 +57,8 @@ class Run:
 
     @property
     def state(self) -> TrainState:
-        """The state as it is now, on the devices."""
-        return self._carry[0]
+        """The state as it is now, as host arrays."""
+        return self._parallel.fetch(self._carry[0])
 
     def train(self, progress: bool, profile: Path | None) -> None:
         """Trains what is left of the run; profiles to a directory if given one."""

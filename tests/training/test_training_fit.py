@@ -17,6 +17,8 @@ from flax import linen, nnx
 from dal_jax import data, losses, models, recipe, training
 from dal_jax.config import DatasetConfig, ModelConfig, TrainConfig
 from dal_jax.errors import InputError
+from dal_jax.training.state import TrainState
+from dal_jax.training.step import update_average
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 EXAMPLES = dict(
@@ -32,10 +34,15 @@ def test_the_page_s_examples_run(name, tmp_path, monkeypatch):
     names = {}
     exec(compile(code, name, "exec"), names)
     result = names["result"]
-    least = {"nnx": 0.8, "linen": 0.5, "tokens": 0.99, "loss": 0.9, "adamw": 0.9}[name]
-    assert result.metrics[-1].get("test_accuracy", 1) >= 0.8
-    assert max(e["train_accuracy"] for e in result.metrics) >= min(least, 0.6)
-    assert result.metrics[-1]["train_accuracy"] >= (0.6 if name == "nnx" else least)
+    # The labels of the first example are noisy, and its test labels are not.
+    figure, least = {
+        "nnx": ("test_accuracy", 0.8),
+        "linen": ("train_accuracy", 0.5),
+        "tokens": ("train_accuracy", 0.99),
+        "loss": ("train_accuracy", 0.9),
+        "adamw": ("validation_accuracy", 0.95),
+    }[name]
+    assert result.metrics[-1][figure] >= least
 
 
 def test_the_page_covers_every_kind_of_object():
@@ -80,11 +87,6 @@ def test_objects_and_names_end_with_the_same_bits(tmp_path):
     prepared = recipe.prepare(config)
     steps = config.num_epochs * 3
     rate = optax.cosine_decay_schedule(0.05, steps)
-    mean, std = (
-        prepared.train.inputs.mean() / 255,
-        prepared.train.inputs.std() / 255,
-    )
-    del mean, std
     objects = recipe.ingredients(config, prepared)
     result = training.fit(
         lambda rngs: models.create(
@@ -202,15 +204,16 @@ def test_a_workdir_goes_on_with_the_same_objects_and_refuses_others(tmp_path):
 
 def test_a_finished_run_is_given_back_as_it_is(tmp_path):
     first = fit(workdir=tmp_path)
-    written = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir() if p.is_file()}
+    written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     said = []
     again = fit(workdir=tmp_path, say=said.append)
     assert "already finished" in " ".join(said)
     assert again.summary == json.loads((tmp_path / "summary.json").read_text())
     assert untimed(again.metrics) == untimed(first.metrics)
     jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
-    kept = {p: p.stat().st_mtime_ns for p in written if p.name != "metrics.jsonl"}
-    assert all(written[p] == time for p, time in kept.items())
+    assert written == {
+        p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()
+    }
 
 
 def test_a_callback_ends_the_run(tmp_path):
@@ -227,23 +230,29 @@ def test_a_callback_ends_the_run(tmp_path):
 
 
 def test_an_average_of_the_parameters_is_what_is_evaluated():
-    decay = 0.9
-    seen = []
-
-    def loss(logits, labels, step):
-        return losses.make("ce")(logits, labels, step)
-
-    result = fit(ema_decay=decay, num_epochs=2, loss=loss, loss_name="ce")
-    plain = fit(num_epochs=2, loss=loss)
+    result = fit(ema_decay=0.9, num_epochs=2)
+    plain = fit(num_epochs=2)
     # The trajectory is the same; what is given back is its average.
     jax.tree.map(np.testing.assert_array_equal, result.state.params, plain.params)
-    one_epoch_at_a_time = []
-    fit(num_epochs=2, loss=loss, on_evaluation=lambda e: one_epoch_at_a_time.append(e))
     assert (np.asarray(result.params["bias"]) != plain.params["bias"]).any()
     logits = result.predict_logits(make_data()[0])
     accuracy = np.mean(logits.argmax(-1) == make_data()[1])
     assert accuracy == result.metrics[-1]["train_accuracy"]
-    del seen
+
+
+def test_the_average_by_hand():
+    """Two steps of a state of one number that goes 1, 2, 4."""
+    average = np.float32(1)
+    state = TrainState(jnp.int32(0), {"w": average}, {"n": 5}, (), (), (), ())
+    state = state.replace(average=({"w": average}, {"n": jnp.int32(5)}))
+    new = state.replace(params={"w": jnp.float32(2)}, model_state={"n": jnp.int32(6)})
+    first = update_average(state, new, 0.15)
+    # The decay is 1/10 first, for the run is young, and 0.15 then.
+    assert float(first.average[0]["w"]) == pytest.approx(0.1 * 1 + 0.9 * 2)
+    assert int(first.average[1]["n"]) == 6
+    newer = first.replace(params={"w": jnp.float32(4)})
+    second = update_average(first.replace(step=jnp.int32(1)), newer, 0.15)
+    assert float(second.average[0]["w"]) == pytest.approx(0.15 * 1.9 + 0.85 * 4)
 
 
 def test_the_training_set_s_evaluation_can_be_thinned_out():
