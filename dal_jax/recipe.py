@@ -135,7 +135,8 @@ def check(config: TrainConfig) -> None:
             )
     if config.precision not in _PRECISIONS:
         raise unknown_name("precision", config.precision, _PRECISIONS)
-    for option in models.options(config.model.name):
+    models.options(config.model.name)  # is it a name?
+    for option in ("channels", "hidden"):
         for size in getattr(config.model, option):
             if size < 1:
                 raise InputError(
@@ -290,7 +291,8 @@ def _model(config: TrainConfig, train: data.Split, num_classes: int) -> Any:
     side = config.augmentation.random_resized_crop
     height, width, channels = train.input_shape
     shape = (height, width, channels) if side is None else (side, side, channels)
-    own = models.options(config.model.name)
+    fields = vars(config.model)
+    own = {k: fields[k] for k in models.options(config.model.name) if k in fields}
 
     def construct(rngs):
         return models.create(
@@ -300,7 +302,7 @@ def _model(config: TrainConfig, train: data.Split, num_classes: int) -> Any:
             dtype=_PRECISIONS[config.precision],
             axis_name=axis_name(config.parallel),
             rngs=rngs,
-            **{option: getattr(config.model, option) for option in own},
+            **own,
         )
 
     return construct
