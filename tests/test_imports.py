@@ -1,8 +1,10 @@
 """Who may import whom, from docs/architecture.md."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,9 +46,14 @@ def test_finds_imports_everywhere_in_a_file():
 )
 def test_losses_and_schedules_know_jax_alone(path):
     names = imported(path)
-    assert tops(names) <= {"jax", "numpy", "optax", "chex", "dal_jax"}
+    assert tops(names) <= {"jax", "numpy", "chex", "dal_jax"}
     ours = {name for name in names if name.startswith("dal_jax")}
-    allowed = ("dal_jax.losses", "dal_jax.schedules", "dal_jax.errors")
+    allowed = (
+        "dal_jax.errors",
+        "dal_jax.hyperparameters",
+        "dal_jax.losses",
+        "dal_jax.schedules",
+    )
     assert {n for n in ours if not n.startswith(allowed)} <= {"dal_jax"}
 
 
@@ -111,6 +118,27 @@ def test_devices_and_processes_are_known_to_one_module_each(known, home):
 def test_slow_imports_wait_until_they_are_needed(path):
     slow = {"tensorflow_datasets", "grain", "orbax", "matplotlib", "sklearn", "PIL"}
     assert tops(imported(path, everywhere=False)) & slow == set()
+
+
+# What is imported, where it is called otherwise than what is installed.
+INSTALLED_AS = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "array_record": "array-record",
+    "orbax": "orbax-checkpoint",
+    "sklearn": "scikit-learn",
+    "tensorflow_datasets": "tensorflow-datasets",
+}
+
+
+def test_whatever_is_imported_is_a_dependency():
+    # A package that is missing must not be found out after hours of work.
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    dependencies = {
+        re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]
+    }
+    needed = set().union(*(tops(imported(path)) for path in MODULES)) - {"dal_jax"}
+    assert {INSTALLED_AS.get(name, name) for name in needed} <= dependencies
 
 
 def in_new_process(code):

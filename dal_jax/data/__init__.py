@@ -1,4 +1,4 @@
-"""Data sources: a name and options in, images with labels and original indices out."""
+"""Data sources: a name and options in, inputs with labels and original indices out."""
 
 from dal_jax.data.loading import load, names
 from dal_jax.data.split import Dataset, InputSource, Split

@@ -121,5 +121,5 @@ def _checksum(arrays: dict[str, np.ndarray], notes: Any) -> int:
     for name, array in sorted(arrays.items()):
         header = f"{name} {array.dtype.str} {array.shape}"
         checksum = zlib.crc32(header.encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
     return checksum

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-# What Pillow may open, by its names; PPM is PBM and PGM, too. It knows many more, and
+# What Pillow may open; its PPM includes PBM and PGM. It knows many more formats, and
 # starts another program for some.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP")
 
@@ -115,7 +115,7 @@ def decode_rows(
 def _open(
     encoded: str | bytes | np.ndarray, image_size: int | None, out: np.ndarray | None
 ) -> "Image.Image | np.ndarray":
-    """Returns a picture as it is to be seen, or its pixels if they cost no more."""
+    """Returns the picture as it is to be seen, as pixels where it has them already."""
     from PIL import Image, ImageOps
 
     if isinstance(encoded, str):
@@ -137,7 +137,7 @@ def _open(
 
 
 def _read_file(path: str) -> bytes:
-    # To open a named pipe waits until somebody writes to it, a device may do anything.
+    # Opening a named pipe waits until somebody writes to it; a device may do anything.
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (a third of the time)
         raise ValueError("not a regular file")
     # Pillow itself reads a file in pieces, and a Path costs as much as the reading.

@@ -1,14 +1,14 @@
 """JPEG by simplejpeg, which lets go of Python's lock while it decodes.
 
 The pixels are Pillow's to the last bit, for both call libjpeg-turbo and ask it for the
-same. Whatever has more to it is left to Pillow: ink colours, a turned picture, damage.
+same. CMYK, an orientation to apply and damaged files are left to Pillow.
 """
 
 import io
 
 import numpy as np
 
-_START_OF_SCAN, _METADATA = 0xDA, 0xE1  # the markers SOS and APP1
+_SOS, _APP1 = b"\xff\xda", b"\xff\xe1"  # begin the pixels, and EXIF or XMP
 
 
 def is_jpeg(encoded: bytes) -> bool:
@@ -35,7 +35,8 @@ def decode_plain(
     from PIL import Image
 
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
+        *sides, colours, _ = simplejpeg.decode_jpeg_header(encoded)
+        height, width = map(int, sides)
         limit = Image.MAX_IMAGE_PIXELS
         plain = colours in ("Gray", "YCbCr", "RGB") and not _is_turned(encoded)
         if not plain or (limit is not None and height * width > limit):
@@ -61,14 +62,12 @@ def _is_turned(encoded: bytes) -> bool:
     """Whether metadata say that the picture is to be turned before it is shown."""
     from PIL import ExifTags, Image
 
-    position = 2
-    while encoded[position : position + 1] == b"\xff":
-        marker = encoded[position + 1]
-        if marker == _START_OF_SCAN:
-            return False  # no metadata, as Pillow need not be asked to find
-        if marker == _METADATA:
-            break
+    position, marker = 2, encoded[2:4]
+    while marker[:1] == b"\xff" and marker != _APP1:
+        if marker == _SOS:
+            return False  # by far the most common: Pillow need not look
         position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+        marker = encoded[position : position + 2]
     with Image.open(io.BytesIO(encoded), formats=["JPEG"]) as image:
-        # Of EXIF or, where that has none, of XMP; 1 is upright, others mean nothing.
+        # From EXIF or, where that has none, from XMP. 1 is upright, 2 to 8 are not.
         return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)

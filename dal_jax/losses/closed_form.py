@@ -13,8 +13,7 @@ of this kind, write ``_term(log_p, *parameters)`` without clamps and as accurate
 ``log_p = 0`` as ``expm1`` and ``log1p`` allow, and return
 ``of_label(_term, logits, labels, parameters, axis=axis, where=where)``. ``_term`` must
 be a module-level function and get everything that may be traced through
-``parameters``. A loss that looks at all classes has its own derivative written out, and
-:func:`with_gradient` makes it a rule.
+``parameters``.
 """
 
 import functools
@@ -79,33 +78,6 @@ def of_label(
 def _one_a_row(axis: int, parameter: jax.Array) -> jax.Array:
     """A parameter, one for all or one a row, in the rank of the logits."""
     return jnp.expand_dims(parameter, axis) if parameter.ndim else parameter
-
-
-def with_gradient(rows: Callable[..., jax.Array], both: Callable[..., Any]) -> Any:
-    """The loss ``rows`` of integer labels, with the gradient that ``both`` returns.
-
-    For losses that look at all classes. Both functions take ``(axis, static, logits,
-    labels, parameters)``, ``static`` hashable and ``parameters`` a pytree of float
-    arrays; ``both`` returns the losses and their gradient by the logits. Derivatives by
-    the parameters are those of ``rows``.
-    """
-    rule = jax.custom_jvp(rows, nondiff_argnums=(0, 1))
-
-    def jvp(axis, static, primals, tangents):
-        logits, labels, parameters = primals
-        d_logits, _, d_parameters = tangents
-        loss, gradient = both(axis, static, *primals)
-        tangent = jnp.zeros_like(loss)
-        if not _is_zero(d_logits):
-            tangent += jnp.sum(gradient * d_logits, axis)
-        if not all(map(_is_zero, jax.tree.leaves(d_parameters))):
-            by_parameters = functools.partial(rows, axis, static, logits, labels)
-            directions = jax.tree.map(_instantiate, parameters, d_parameters)
-            tangent += jax.jvp(by_parameters, (parameters,), (directions,))[1]
-        return loss, tangent
-
-    rule.defjvp(jvp, symbolic_zeros=True)
-    return rule
 
 
 class Softmax:

@@ -199,7 +199,7 @@ class NoiseRecord:
         if missing:
             raise InputError(
                 f"{path} is not a noise record, {', '.join(missing)} missing; expected "
-                "a noise.npz written by python -m dal_jax.noise or by train.py"
+                "a noise.npz written by dal-jax noise or by train.py"
             )
         return cls(
             noisy_labels=fields["noisy_labels"],

@@ -1,6 +1,8 @@
 """Arrays, folders and lists: what they give, and every wrong one in one line."""
 
 import csv
+import os
+import threading
 
 import numpy as np
 import pytest
@@ -276,6 +278,27 @@ def test_folder(root):
     assert dataset.train.inputs.shape == (4, 3, 4, 3)
     assert dataset.test.labels.tolist() == [1]
     assert dataset.skipped == ()
+
+
+def test_what_is_no_image_file_is_named_or_left_out(root):
+    eps = root / "train/cat/evil.jpg"
+    Image.new("RGB", (4, 3)).save(eps, "EPS")
+    pipe = root / "train/dog/pipe.jpg"
+    os.mkfifo(pipe)
+    seen = []
+
+    def attempt():
+        seen.append(message("folder", data_dir=root))
+        seen.append(load("folder", data_dir=root, on_unreadable="skip"))
+
+    # A thread that is left behind, should it wait for ever at the pipe.
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(timeout=30)
+    line, dataset = seen
+    assert f"2 of 6 images in train do not decode, the first is {eps} (not an" in line
+    assert dataset.skipped == (str(eps), str(pipe))
+    assert len(dataset.train) == 4
 
 
 def test_folder_by_train_path_alone_has_no_test(root):

@@ -1,13 +1,14 @@
 """Fixes the noisy labels of a study once, without training.
 
-    python -m dal_jax.noise --out=DIR [--config=configs/digits.py]
-                            [--config.noise.FIELD=VALUE ...] [--overwrite]
+    dal-jax noise --out=DIR [--config=digits | FILE]
+                  [--config.noise.FIELD=VALUE ...] [--overwrite]
 
 Writes DIR/noise.npz and a picture, DIR/transition_matrix.png. Train on these labels
 with --config.noise.kind=file --config.noise.path=DIR/noise.npz.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -19,10 +20,10 @@ from dal_jax.noise.picture import save_picture
 from dal_jax.noise.record import NoiseRecord
 
 
-def main() -> None:
-    """Runs the command with the process's command line."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command, by default with the process's command line."""
     cli.quiet()
-    cli.run_command(_write, _define_flags, description=__doc__)
+    cli.run_command(_write, _define_flags, description=__doc__, argv=argv)
 
 
 def _define_flags(values: flags.FlagValues) -> None:
@@ -75,7 +76,3 @@ def describe(record: NoiseRecord) -> str:
         return f"{examples}: nobody knows how many are wrong, there are no clean labels"
     wrong = int((record.noisy_labels != record.clean_labels).sum())
     return f"{examples}: {wrong} are wrong, {100 * record.realised_rate:.3f} %"
-
-
-if __name__ == "__main__":
-    main()

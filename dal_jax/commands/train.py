@@ -1,7 +1,14 @@
-"""The training command: flags to :func:`dal_jax.training.train_and_evaluate`."""
+"""Trains a classifier on wrong labels: the configuration says how.
+
+    dal-jax train [--config=digits | FILE] [--workdir=runs/digits]
+                  [--config.FIELD=VALUE ...] [--overwrite]
+
+The same command again goes on where it stopped; a finished run says so.
+"""
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -10,10 +17,10 @@ from dal_jax import cli
 from dal_jax.config import TrainConfig
 
 
-def main(description: str | None) -> None:
-    """Runs ``train.py`` with the process's command line."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command, by default with the process's command line."""
     cli.quiet()
-    cli.run_command(_train, _define_flags, description=description)
+    cli.run_command(_train, _define_flags, description=__doc__, argv=argv)
 
 
 def _define_flags(values: flags.FlagValues) -> None:
