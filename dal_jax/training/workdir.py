@@ -260,20 +260,22 @@ class Workdir:
         """Returns the evaluations up to a step and removes later or torn ones.
 
         A killed run may have written lines that its newest checkpoint does not know;
-        the run that goes on from there writes them again.
+        the run that goes on from there writes them again. Of a run that has finished
+        all are returned, and nothing is removed.
         """
         before = self._metrics.read_bytes() if self._metrics.exists() else None
+        finished = (self.path / "summary.json").exists()
         entries, kept = [], b""
         for line in (before or b"").splitlines():
             try:
                 entry = json.loads(line)
-                newer = entry["step"] > last_step
+                newer = entry["step"] > last_step and not finished
             except (ValueError, TypeError, KeyError):
                 break  # torn by a kill or a full disk
             if not newer:
                 entries.append(entry)
                 kept += line + b"\n"
-        if kept != before:
+        if kept != before and not finished:
             self._write("metrics.jsonl", lambda file: file.write(kept))
         return entries
 
