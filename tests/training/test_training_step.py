@@ -51,7 +51,8 @@ def make(
         jax.random.key(1),
         skip_nonfinite=skip_nonfinite,
     )
-    return make_init(NETWORK, optimizer, stateful)(jax.random.key(0)), step
+    init = jax.jit(make_init(NETWORK, optimizer, stateful))
+    return init(jax.random.key(0)), jax.jit(step)
 
 
 def make_batch(labels, scale=255):
