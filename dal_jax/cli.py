@@ -1,5 +1,6 @@
 """What the commands share: flags, one clear line for a wrong input, quiet start-up."""
 
+import ast
 import dataclasses
 import functools
 import itertools
@@ -14,10 +15,11 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from dal_jax.config import TrainConfig
+from dal_jax.config import LossConfig, TrainConfig
 from dal_jax.errors import InputError, unknown_name
 
 _OVERRIDE = re.compile(r"--?config\.(?P<field>[\w.]+)(=(?P<value>.*))?", re.DOTALL)
+_BOOLEANS = ("true", "false")
 _DEFAULT_CONFIG = "configs/digits.py"
 _CONFIG_HELP = "A Python file with get_config() -> dal_jax.config.TrainConfig."
 
@@ -68,7 +70,7 @@ def end(error: Exception, status: int) -> typing.NoReturn:
 
 def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
     """Returns the configuration with its overrides; fills in the flags' values."""
-    kept, cleared = _check_overrides(argv)
+    kept, later = _split_overrides(argv)
     path = _config_path(kept)
     config_flags.DEFINE_config_file(
         "config", path, _CONFIG_HELP, flag_values=values, sys_argv=kept
@@ -96,9 +98,9 @@ def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
             f"config file {path!r} gave no configuration: expected get_config() to "
             "return a dal_jax.config.TrainConfig; mend it or give another --config"
         )
-    for field in cleared:
+    for field, value in later.items():
         *parents, name = field.split(".")
-        setattr(functools.reduce(getattr, parents, config), name, None)
+        setattr(functools.reduce(getattr, parents, config), name, value)
     _check_tuples(config)
     return config
 
@@ -117,24 +119,66 @@ def _check_tuples(config: TrainConfig) -> None:
                 )
 
 
-def _check_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Returns the arguments to parse, and the fields that are set to ``None``."""
+def _split_overrides(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Returns the arguments to parse, and the fields to set afterwards.
+
+    The latter are those of the loss, whose types the losses know, and those that are
+    set to ``None``.
+    """
     known = dict(_leaf_fields(TrainConfig))
-    kept, cleared = [], []
-    for argument in argv:
+    kept, later = [], {}
+    arguments = iter(argv)
+    for argument in arguments:
         match = _OVERRIDE.fullmatch(argument)
-        if match is not None and match["field"] not in known:
-            raise unknown_name("config field", match["field"], known)
-        if match is not None and match["value"] == "None":
-            if type(None) not in typing.get_args(known[match["field"]]):
-                raise InputError(
-                    f"config field {match['field']!r} cannot be None: expected "
-                    f"{_type_name(known[match['field']])}; give a value"
-                )
-            cleared.append(match["field"])
+        field, text = match.group("field", "value") if match else ("", None)
+        if field.startswith("loss.") and field in _loss_fields():
+            text = next(arguments, "") if text is None else text
+            later[field] = _loss_value(field, text)
+        elif match and field not in known:
+            raise unknown_name("config field", field, [*known, *_loss_fields()])
+        elif text == "None":
+            if type(None) not in typing.get_args(known[field]):
+                raise _cannot_be_none(field, known[field])
+            later[field] = None
         else:
             kept.append(argument)
-    return kept, cleared
+    return kept, later
+
+
+def _loss_value(field: str, text: str) -> Any:
+    if field == "loss.name" and text == "None":
+        raise _cannot_be_none(field, str)
+    if field in ("loss.name", "loss.preset") and text != "None":
+        return text
+    return _literal(text)
+
+
+def _cannot_be_none(field: str, kind: Any) -> InputError:
+    return InputError(
+        f"config field {field!r} cannot be None: expected {_type_name(kind)}; "
+        "give a value"
+    )
+
+
+def _literal(text: str) -> Any:
+    """A number, a list or the like as Python reads it, else a name such as soft."""
+    try:
+        return ast.literal_eval(text.capitalize() if text in _BOOLEANS else text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+@functools.cache
+def _loss_fields() -> dict[str, str]:
+    """The fields of a loss's configuration, and the losses that have them."""
+    from dal_jax import losses  # imports jax
+
+    users: dict[str, list[str]] = {}
+    for name in losses.names():
+        for hyperparameter in losses.accepted(name):
+            users.setdefault(f"loss.{hyperparameter}", []).append(name)
+    fields = {"loss.name": "str", "loss.preset": "str"}
+    return fields | {field: ", ".join(users[field]) for field in sorted(users)}
 
 
 def _config_path(argv: list[str]) -> str:
@@ -154,6 +198,8 @@ def _leaf_fields(kind: type, prefix: str = "") -> list[tuple[str, Any]]:
     leaves = []
     for field in dataclasses.fields(kind):
         name = prefix + field.name
+        if field.type is LossConfig:
+            continue  # see _loss_fields
         if dataclasses.is_dataclass(field.type):
             leaves += _leaf_fields(typing.cast(type, field.type), name + ".")
         else:
@@ -172,6 +218,8 @@ def _print_help(description: str | None, values: flags.FlagValues) -> None:
     print("\nFields, each set by --config.FIELD=VALUE:")
     for name, kind in _leaf_fields(TrainConfig):
         print(f"  {name}: {_type_name(kind)}")
+    for name, users in _loss_fields().items():
+        print(f"  {name}: {users}")
 
 
 def quiet() -> None:

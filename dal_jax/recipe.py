@@ -119,7 +119,11 @@ class Prepared:
 
 def identity_of(config: TrainConfig) -> Identity:
     """Returns what stands for a configured run: its fields, and their defaults."""
-    return Identity(_plain(config), _plain(TrainConfig()))
+    defaults = dict(_plain(TrainConfig()))
+    # Version 0.1.0 wrote this default of every loss.
+    return Identity(
+        _plain(config), defaults | {"loss": defaults["loss"] | {"per_epoch": False}}
+    )
 
 
 def check(config: TrainConfig) -> None:
@@ -135,7 +139,8 @@ def check(config: TrainConfig) -> None:
             )
     if config.precision not in _PRECISIONS:
         raise unknown_name("precision", config.precision, _PRECISIONS)
-    for option in models.options(config.model.name):
+    models.options(config.model.name)  # is it a name?
+    for option in ("channels", "hidden"):
         for size in getattr(config.model, option):
             if size < 1:
                 raise InputError(
@@ -228,18 +233,10 @@ def make_loss(
     config: TrainConfig, steps_per_epoch: int, num_classes: int, num_examples: int
 ) -> losses.StatefulLoss:
     """Returns the loss that a configuration names."""
-    given = {
-        field.name: value
-        for field in dataclasses.fields(config.loss)
-        if field.name not in ("name", "preset", "per_epoch")
-        and (value := getattr(config.loss, field.name)) is not None
-    }
-    accepted = losses.accepted(config.loss.name)
-    if "per_epoch" in accepted:
-        given["per_epoch"] = config.loss.per_epoch
-    if "seed" in accepted:
-        seed = config.seeds.loss
-        given.setdefault("seed", config.seed if seed is None else seed)
+    hyperparameters = config.loss.hyperparameters
+    if "seed" in losses.accepted(config.loss.name):
+        seed = config.seed if config.seeds.loss is None else config.seeds.loss
+        hyperparameters = {"seed": seed} | hyperparameters
     return losses.make_stateful(
         config.loss.name,
         total_steps=max(config.num_epochs * steps_per_epoch, 1),
@@ -247,7 +244,7 @@ def make_loss(
         num_classes=num_classes,
         num_examples=num_examples,
         preset=config.loss.preset,
-        **given,
+        **hyperparameters,
     )
 
 
@@ -290,7 +287,8 @@ def _model(config: TrainConfig, train: data.Split, num_classes: int) -> Any:
     side = config.augmentation.random_resized_crop
     height, width, channels = train.input_shape
     shape = (height, width, channels) if side is None else (side, side, channels)
-    own = models.options(config.model.name)
+    fields = vars(config.model)
+    own = {k: fields[k] for k in models.options(config.model.name) if k in fields}
 
     def construct(rngs):
         return models.create(
@@ -300,7 +298,7 @@ def _model(config: TrainConfig, train: data.Split, num_classes: int) -> Any:
             dtype=_PRECISIONS[config.precision],
             axis_name=axis_name(config.parallel),
             rngs=rngs,
-            **{option: getattr(config.model, option) for option in own},
+            **own,
         )
 
     return construct
@@ -323,4 +321,4 @@ def _preprocess(config: TrainConfig, train: data.Split) -> augment.Preprocess:
 
 
 def _plain(config: TrainConfig) -> Mapping[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return json.loads(json.dumps(dataclasses.asdict(config), default=vars))

@@ -39,6 +39,14 @@ def test_config_is_one_that_can_run(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_released_recipes_alone_hold_the_loss_within_an_epoch(path):
+    released = ("cifar10", "cifar100", "clothing1m", "webvision_mini")
+    loss = make_loss(load(path.stem).loss, 0, 10, 5, 10, 100)
+    within = [float(loss.coefficients(step)["q"]) for step in (5, 9)]
+    assert (within[0] == within[1]) == (path.stem in released)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_docstring_has_the_command(path):
     text = ast.get_docstring(ast.parse(path.read_text()))
     assert text is not None

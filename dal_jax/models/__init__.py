@@ -1,10 +1,24 @@
 """Networks: the package's own by name, and any other as pure functions.
 
-:func:`create` gives a Flax NNX module; :func:`functionalize` turns an NNX or Linen
+:func:`create` gives a Flax NNX module, from random numbers or a file of weights, and
+:func:`save_weights` writes such a file; :func:`functionalize` turns an NNX or Linen
 module into the two functions that training is made of.
 """
 
 from dal_jax.models.create import create, names, options
 from dal_jax.models.functional import Functional, functionalize
+from dal_jax.models.heads import freeze_backbone, is_head
+from dal_jax.models.normalization import normalization
+from dal_jax.models.weights import save_weights
 
-__all__ = ["Functional", "create", "functionalize", "names", "options"]
+__all__ = [
+    "Functional",
+    "create",
+    "freeze_backbone",
+    "functionalize",
+    "is_head",
+    "names",
+    "normalization",
+    "options",
+    "save_weights",
+]

@@ -57,10 +57,17 @@ class CNN(nnx.Module):
             rngs=rngs,
         )
 
+    def features(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Maps images to what the last layer classifies, ``[batch, n]``."""
+        return self.classifier.features(self._convolved(images), train)
+
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Maps images ``[batch, height, width, channels]`` to float32 logits."""
+        return self.classifier(self._convolved(images), train)
+
+    def _convolved(self, images: jax.Array) -> jax.Array:
         x = images
         for layer in self.convolutions.values():
             # The two commute, and this order has a quarter of the work.
             x = jax.nn.relu(max_pool(layer(x)))
-        return self.classifier(x, train)
+        return x

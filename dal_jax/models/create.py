@@ -1,24 +1,32 @@
 """Networks of this package by name."""
 
+import functools
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from dal_jax.errors import InputError, unknown_name
-from dal_jax.models import resnet
+from dal_jax.models import resnet, vit
 from dal_jax.models.cnn import CNN
-from dal_jax.models.mlp import MLP
+from dal_jax.models.mlp import MLP, linear
+from dal_jax.models.pretrained import as_rngs, pretrained
 
 _CONSTRUCTORS: dict[str, Callable[..., nnx.Module]] = {
+    "linear": linear,
     "mlp": MLP,
     "cnn": CNN,
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,
     "preact_resnet18": resnet.preact_resnet18,
     "resnet50": resnet.resnet50,
+    "vit_tiny": vit.vit_tiny,
+    "vit_small": vit.vit_small,
+    "vit_base": vit.vit_base,
 }
 _OF_ALL = ("image_shape", "num_classes", "dtype", "axis_name", "rngs")
 
@@ -43,9 +51,9 @@ def options(name: str) -> tuple[str, ...]:
     if name not in _CONSTRUCTORS:
         raise unknown_name("model", name, _CONSTRUCTORS)
     constructor = _CONSTRUCTORS[name]
-    # A class would show its metaclass's call.
-    signed = constructor.__init__ if isinstance(constructor, type) else constructor
-    parameters = inspect.signature(signed).parameters.values()
+    # The metaclass of NNX modules hides the signature of the class.
+    function = constructor.__init__ if isinstance(constructor, type) else constructor
+    parameters = inspect.signature(function).parameters.values()
     named = (p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
     return tuple(option for option in named if option not in _OF_ALL)
 
@@ -53,9 +61,10 @@ def options(name: str) -> tuple[str, ...]:
 def create(
     name: str,
     *,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    rngs: nnx.Rngs,
+    image_shape: tuple[int, ...],
+    num_classes: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    rngs: nnx.Rngs | jax.Array | None = None,
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
     **given: Any,
@@ -64,9 +73,15 @@ def create(
 
     Args:
       name: one of :func:`names`.
-      image_shape: ``(height, width, channels)`` of one image.
-      num_classes: the number of logits.
-      rngs: the source of the initial parameters, under the name ``params``.
+      image_shape: ``(height, width, channels)`` of one image; ``linear`` and ``mlp``
+        take inputs of any shape.
+      num_classes: the number of logits. With ``weights``, ``None`` keeps the file's
+        last layer, and another number than the file's makes a new one.
+      weights: a .safetensors file to begin from, its tensors named as timm,
+        torchvision, transformers or ``save_weights`` name them. A ResNet's stem has
+        the form that it has in the file, learned positions are interpolated.
+      rngs: the source of the initial parameters, under the name ``params``, or a key
+        of ``jax.random``. ``None`` will do where all parameters come from the file.
       dtype: what convolutions and matrix products compute in. Parameters, batch
         statistics and logits are float32 whatever it is.
       axis_name: the mapped axis (of ``pmap`` or ``shard_map``) over which batch norm
@@ -77,7 +92,8 @@ def create(
       The module; ``images`` are ``[batch, height, width, channels]``.
 
     Raises:
-      InputError: an unknown name or option, or images too small for the network.
+      InputError: an unknown name or option, images too small for the network, or
+        weights that are not those of this network.
 
     Example:
       >>> model = create("cnn", image_shape=(8, 8, 1), num_classes=10,
@@ -92,11 +108,24 @@ def create(
                 f"model {name!r} has no option {option!r}: it accepts "
                 f"{', '.join(known) or 'none'}"
             )
-    return _CONSTRUCTORS[name](
+    construct = functools.partial(
+        _CONSTRUCTORS[name],
         image_shape=image_shape,
-        num_classes=num_classes,
         dtype=dtype,
         axis_name=axis_name,
-        rngs=rngs,
         **given,
     )
+    if weights is not None:
+        return pretrained(
+            construct,
+            weights,
+            num_classes=num_classes,
+            rngs=rngs,
+            stem_as_in_file="small_images" in known and "small_images" not in given,
+        )
+    if num_classes is None or rngs is None:
+        raise InputError(
+            f"model {name!r} without weights needs num_classes and rngs, such as "
+            "rngs=nnx.Rngs(0)"
+        )
+    return construct(num_classes=num_classes, rngs=as_rngs(rngs))

@@ -177,6 +177,30 @@ class BatchNorm(nnx.Module):
         return mean, var
 
 
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis.
+
+    ``scale * (x - mean) / sqrt(var + epsilon) + bias`` with the mean and the (biased)
+    variance of each example's features, in float32 and rounded to ``dtype`` at the
+    end. (Ba, Kiros and Hinton 2016, arXiv 1607.06450.)
+    """
+
+    def __init__(
+        self, features: int, *, epsilon: float = 1e-6, dtype: Any = jnp.float32
+    ):
+        self.epsilon = epsilon
+        self.dtype = dtype
+        self.scale = nnx.Param(jnp.ones(features))
+        self.bias = nnx.Param(jnp.zeros(features))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises ``[..., features]``."""
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        factor = jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return (x * factor * self.scale[...] + self.bias[...]).astype(self.dtype)
+
+
 def max_pool(x: jax.Array) -> jax.Array:
     """The largest of every 2x2 pixels; an odd last row or column is dropped.
 

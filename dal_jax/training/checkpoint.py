@@ -13,7 +13,7 @@ import operator
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,18 +84,16 @@ class Checkpoints:
             )
 
     def restore(
-        self,
-        abstract: PyTree,
-        say: Callable[[str], None],
-        may_lack: str | None = None,
+        self, abstract: PyTree, say: Callable[[str], None], later: PyTree = ()
     ) -> tuple[int, PyTree] | None:
         """Returns the newest whole checkpoint's step and arrays, None if none was made.
 
         Args:
           abstract: shapes, dtypes and shardings that the arrays must have.
-          may_lack: the beginning of names of arrays that an earlier version did not
-            save; where they are missing, None stands for each.
           say: told, a line each, which checkpoints are damaged.
+          later: arrays, by the names that they have in ``abstract``, that an earlier
+            version of the program did not save. A checkpoint that has none of them
+            is given these.
 
         Raises:
           InputError: the checkpoint is of another configuration or another network.
@@ -103,7 +101,7 @@ class Checkpoints:
         """
         refuse_together(self._recover)
         while (step := agree(self._newest())) >= 0:
-            arrays, damage = self._read(step, abstract, may_lack)
+            arrays, damage = self._read(step, abstract, later)
             if damage is None:
                 return step, arrays
             say(
@@ -223,16 +221,21 @@ class Checkpoints:
         return max((int(name) for name in names if name.isdigit()), default=-1)
 
     def _read(
-        self, step: int, abstract: PyTree, may_lack: str | None
+        self, step: int, abstract: PyTree, later: PyTree
     ) -> tuple[PyTree, str | None]:
         """Returns a checkpoint's arrays, or None and what is damaged about it."""
         arrays = None
         damage = refuse_together(lambda: self._damage(step))
         if not any_process(damage is not None):
             digest = refuse_together(lambda: self._identify(step))
-            arrays = refuse_together(lambda: self._arrays(step, abstract, may_lack))
-            if digest["arrays"] != leaves.digest(arrays):
+            wanted, given = leaves.by_name(abstract), leaves.by_name(later)
+            found = refuse_together(lambda: self._found(step, wanted, given.keys()))
+            if digest["arrays"] != leaves.digest(list(found.values())):
                 damage = "its arrays are not those that were saved"
+            found = given | found
+            arrays = jax.tree.unflatten(
+                jax.tree.structure(abstract), [found[name] for name in wanted]
+            )
         if any_process(damage is not None):
             return None, damage or "another process could not read it"
         return arrays, None
@@ -257,31 +260,25 @@ class Checkpoints:
             )
         return digest
 
-    def _arrays(self, step: int, abstract: PyTree, may_lack: str | None) -> PyTree:
+    def _found(
+        self, step: int, wanted: dict[str, Any], later: Collection[str]
+    ) -> dict[str, Any]:
+        """Returns the arrays of a checkpoint by name, in the order of those wanted."""
         import orbax.checkpoint as ocp
 
         with self._reading(step):
             stored = self._manager.item_metadata(step)["arrays"].tree
-            wanted = leaves.by_name(abstract)
-            names = leaves.by_name(stored).keys()
-            lacking = {
-                name: None
-                for name in wanted
-                if may_lack and name.startswith(may_lack) and name not in names
-            }
-            asked = {k: v for k, v in wanted.items() if k not in lacking}
-            self._check_fits(step, leaves.by_name(stored), asked)
-            # In the form in which they were stored, then in the one asked for, which
-            # may hold the same arrays otherwise.
+            kinds = leaves.by_name(stored)
+            if not kinds.keys() & set(later):
+                wanted = {k: x for k, x in wanted.items() if k not in later}
+            self._check_fits(step, kinds, wanted)
+            # In the containers in which they were stored, which may be others now.
             target = jax.tree_util.tree_map_with_path(
                 lambda path, _: wanted[leaves.name(path)], stored
             )
             args = ocp.args.Composite(arrays=ocp.args.StandardRestore(target))
-            restored = self._manager.restore(step, args=args).arrays
-            found = leaves.by_name(restored) | lacking
-        return jax.tree.unflatten(
-            jax.tree.structure(abstract), [found[name] for name in wanted]
-        )
+            found = leaves.by_name(self._manager.restore(step, args=args).arrays)
+        return {name: found[name] for name in wanted}
 
     def _check_fits(
         self, step: int, stored: dict[str, Any], wanted: dict[str, Any]

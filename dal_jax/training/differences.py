@@ -24,12 +24,13 @@ def differences(
       ...             {"new": 1})
       ['noise.rate was 0.4, now 0.2']
     """
-    new, default = _flat(given), _flat(defaults)
-    old = default | _flat(stored)
+    old, new, default = _flat(stored), _flat(given), _flat(defaults)
     return [
-        f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
-        for name in sorted(_flat(stored).keys() | new.keys())
-        if old.get(name) != new.get(name) and (name in new or not _passing(name))
+        f"{name} was {before!r}, now {now!r}"
+        for name in sorted(old.keys() | new.keys())
+        if (before := old.get(name, default.get(name)))
+        != (now := new.get(name, default.get(name)))
+        and (name in new or not _passing(name))
     ]
 
 

@@ -21,7 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dal_jax.errors import InputError, unknown_name
-from dal_jax.training.processes import is_alone, local_rows
+from dal_jax.training.processes import is_alone, local_rows, whole
 
 PyTree = Any
 MODES = ("jit", "pmap")
@@ -133,7 +133,7 @@ class ShardedJit:
 
     def fetch(self, tree: PyTree) -> PyTree:
         """Returns arrays as host arrays; every process must ask."""
-        return jax.tree.map(_whole, tree)
+        return jax.tree.map(whole, tree)
 
     def _shardings(self, tree: PyTree) -> PyTree:
         if self._mesh.shape["model"] == 1:
@@ -242,14 +242,6 @@ def _put(value: Any, sharding: NamedSharding) -> jax.Array:
         return value
     host = np.asarray(value)
     return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
-
-
-def _whole(x: jax.Array) -> np.ndarray:
-    if x.is_fully_addressable or x.is_fully_replicated:
-        return np.asarray(x)
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
 def _copy(tree: PyTree) -> PyTree:

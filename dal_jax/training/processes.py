@@ -128,6 +128,15 @@ def agree(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
+def whole(array: jax.Array) -> np.ndarray:
+    """Returns an array that may be spread over processes, whole, on each of them."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
 def any_process(flag: bool) -> bool:
     """Returns on every process whether the flag is set on any of them."""
     if jax.process_count() == 1:

@@ -92,19 +92,16 @@ class Run:
     def _start(self) -> tuple[Carry, int]:
         state = self._experiment.init()
         fresh = (state, self._parallel.place_data(TrainMetrics.zero()))
+        # Version 0.1.0 saved no dynamics: what it has begun gathers them from here on.
+        dynamics = self._parallel.stored_state(fresh)[0].dynamics
         restored = self._storage.restore(
-            self._parallel.abstract_stored_state(fresh), self._say
+            self._parallel.abstract_stored_state(fresh),
+            self._say,
+            ({"dynamics": dynamics},),
         )
         if restored is None:
             return fresh, 0
         step, arrays = restored
-        stored = self._parallel.stored_state(fresh)
-        arrays = jax.tree.map(
-            lambda before, now: now if before is None else before,
-            arrays,
-            stored,
-            is_leaf=lambda leaf: leaf is None,
-        )
         return self._parallel.place_state(arrays), step
 
     def _stopped_before_evaluation(self) -> bool:

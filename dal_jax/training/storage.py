@@ -15,12 +15,9 @@ class Storage(Protocol):
     """What a run in progress asks of the place where it is kept."""
 
     def restore(
-        self, abstract: PyTree, say: Callable[[str], None]
+        self, abstract: PyTree, say: Callable[[str], None], later: PyTree
     ) -> tuple[int, PyTree] | None:
-        """Returns the newest checkpoint's step and arrays, or ``None``.
-
-        Where an earlier version did not save an array, None stands for it.
-        """
+        """Returns the newest checkpoint's step and arrays, or ``None``."""
 
     def entries(self, last_step: int) -> list[Entry]:
         """Returns the evaluations up to a step; later ones are forgotten."""
@@ -43,7 +40,7 @@ class Nowhere:
     """A run that leaves no files and cannot go on."""
 
     def restore(
-        self, abstract: PyTree, say: Callable[[str], None]
+        self, abstract: PyTree, say: Callable[[str], None], later: PyTree
     ) -> tuple[int, PyTree] | None:
         """Finds nothing."""
 
@@ -71,11 +68,10 @@ class Directory:
         self._files, self._checkpoints = files, checkpoints
 
     def restore(
-        self, abstract: PyTree, say: Callable[[str], None]
+        self, abstract: PyTree, say: Callable[[str], None], later: PyTree
     ) -> tuple[int, PyTree] | None:
         """Returns the newest whole checkpoint's step and arrays, or ``None``."""
-        # Version 0.1.0 gathered nothing of the examples.
-        return self._checkpoints.restore(abstract, say, may_lack="0.dynamics")
+        return self._checkpoints.restore(abstract, say, later)
 
     def entries(self, last_step: int) -> list[Entry]:
         """Returns the evaluations up to a step and removes later ones."""

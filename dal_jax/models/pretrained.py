@@ -1,0 +1,131 @@
+"""Networks whose parameters come from a file."""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, traverse_util
+
+from dal_jax.errors import InputError
+from dal_jax.models import weights
+from dal_jax.models.heads import is_head
+from dal_jax.models.vit import resize_positions
+
+Place = tuple[str, ...]
+
+
+def as_rngs(source: nnx.Rngs | jax.Array) -> nnx.Rngs:
+    """Returns a source of random numbers; a key draws the parameters.
+
+    Example:
+      >>> key = jax.random.key(0)
+      >>> bool(as_rngs(key).params() == nnx.Rngs(params=key).params())
+      True
+    """
+    if isinstance(source, nnx.Rngs):
+        return source
+    return nnx.Rngs(jax.random.fold_in(source, 1), params=source)
+
+
+def pretrained(
+    construct: Callable[..., nnx.Module],
+    path: str | os.PathLike[str],
+    *,
+    num_classes: int | None,
+    rngs: nnx.Rngs | jax.Array | None,
+    stem_as_in_file: bool,
+) -> nnx.Module:
+    """Creates a network with a file's parameters, as ``models.create`` describes it.
+
+    Args:
+      construct: ``(num_classes, rngs) -> module``, and with ``stem_as_in_file`` also
+        ``small_images``.
+      path: a .safetensors file.
+      num_classes: the number of logits; ``None`` for the file's.
+      rngs: what a new last layer is drawn from.
+      stem_as_in_file: whether the form of a ResNet's stem is the file's.
+    """
+    # What the parameters are called depends neither on the classes nor on the stem.
+    form = {"small_images": True} if stem_as_in_file else {}
+    sketch = _sketch(functools.partial(construct, num_classes=1, **form))
+    names = {weights.parameter_name(place) for place in _leaves(sketch)} - {None}
+    stored = weights.read(path, names)
+    if stem_as_in_file:
+        form = {"small_images": stored.get("stem.weight").shape[-1:] == (3,)}
+    head = next(filter(is_head, names))
+    classes = None if stored.get(head) is None else len(stored.get(head))
+    if num_classes is None and classes is None:
+        raise InputError(f"weights {path} have no last layer: give num_classes")
+    keeps_head = classes is not None and num_classes in (None, classes)
+    construct = functools.partial(construct, num_classes=num_classes or classes, **form)
+    sketch = _sketch(construct)
+    shapes = {
+        place: leaf
+        for place, leaf in _leaves(sketch).items()
+        if weights.parameter_name(place) and (keeps_head or not is_head(place))
+    }
+    leaves = _from_file(stored, shapes, getattr(sketch, "grid", None))
+    if set(leaves) != set(_leaves(sketch)):
+        if rngs is None:
+            raise InputError(
+                f"weights {path} leave the last layer, or dropout's random numbers, "
+                "open: give rngs, such as nnx.Rngs(0)"
+            )
+        key = as_rngs(rngs).params()
+        leaves |= _drawn(construct, set(leaves), key)
+    graph, state = nnx.split(sketch)
+    nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(leaves))
+    return nnx.merge(graph, state)
+
+
+def _sketch(construct: Callable[..., nnx.Module]) -> nnx.Module:
+    """The module with shapes for arrays: nothing is computed."""
+    return nnx.eval_shape(lambda: construct(rngs=nnx.Rngs(0)))
+
+
+def _leaves(module: nnx.Module) -> dict[Place, Any]:
+    return weights.flatten(nnx.to_pure_dict(nnx.state(module)))
+
+
+def _from_file(
+    stored: weights.Stored,
+    shapes: dict[Place, jax.ShapeDtypeStruct],
+    grid: tuple[int, int] | None,
+) -> dict[Place, jax.Array]:
+    """The parameters of the given shapes, positions interpolated for the grid."""
+    expected = {
+        weights.parameter_name(place): weights.torch_shape(leaf.shape)
+        for place, leaf in shapes.items()
+    }
+    old_grid = stored.grid()
+    if "positions" in expected and old_grid is not None:
+        rows, columns = old_grid
+        expected["positions"] = (1, 1 + rows * columns, expected["positions"][-1])
+    weights.check_shapes(stored, expected)
+    arrays = {
+        # A copy: on the CPU the array may otherwise share the file's memory.
+        place: jnp.array(
+            weights.from_torch(stored.get(weights.parameter_name(place))), leaf.dtype
+        )
+        for place, leaf in shapes.items()
+    }
+    if ("positions",) in arrays:
+        positions = resize_positions(arrays["positions",], old_grid, grid)
+        arrays["positions",] = positions
+    return arrays
+
+
+def _drawn(
+    construct: Callable[..., nnx.Module], known: set[Place], key: jax.Array
+) -> dict[Place, jax.Array]:
+    """What is not known yet, drawn; the compiler leaves the rest out."""
+
+    @jax.jit
+    def draw(key: jax.Array) -> dict[Place, jax.Array]:
+        leaves = _leaves(construct(rngs=as_rngs(key)))
+        return {place: leaf for place, leaf in leaves.items() if place not in known}
+
+    return draw(key)
