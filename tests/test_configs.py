@@ -41,7 +41,8 @@ def test_config_is_one_that_can_run(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_released_recipes_alone_hold_the_loss_within_an_epoch(path):
     released = ("cifar10", "cifar100", "clothing1m", "webvision_mini")
-    loss = make_loss(load(path.stem).loss, 0, 10, 5, 10, 100)
+    config = load(path.stem)
+    loss = recipe.make_loss(config, steps_per_epoch=5, num_classes=10, num_examples=100)
     within = [float(loss.coefficients(step)["q"]) for step in (5, 9)]
     assert (within[0] == within[1]) == (path.stem in released)
 
@@ -144,7 +145,7 @@ def test_folder_config_learns_from_a_folder(tmp_path):
     config.dataset.data_dir = str(photos)
     config.dataset.cache_dir = ""
     config.dataset.image_size = 16
-    config.model.name, config.model.channels = "cnn", (8, 16)
+    config.model.name, config.model.hidden = "mlp", (16,)
     config.num_epochs, config.batch_size = 4, 24
     summary = train_and_evaluate(config, tmp_path / "run")
     assert summary["test_accuracy_last"] > 0.9
@@ -166,7 +167,7 @@ def test_list_configs_read_lists_of_few_classes(tmp_path):
     config.dataset.image_size = 18
     config.dataset.workers = 0
     config.augmentation.random_resized_crop = 16
-    config.model.name, config.model.channels = "cnn", (8, 16)
+    config.model.name, config.model.hidden = "mlp", (16,)
     config.num_epochs, config.batch_size = 1, 6
     summary = train_and_evaluate(config, tmp_path / "run")
     assert summary["steps"] == 3  # 12 dark ones and the 6 bright ones of class 1
