@@ -27,7 +27,9 @@ def stop_and_go_on(command, signalled, tmp_path):
         workdir, before = tmp_path / "run", None
         for number, call, of, step in stops:
             signalled(number, call, of)
+            handler = signal.getsignal(number)
             outcome = command(f"--workdir={workdir}", *arguments)
+            assert signal.getsignal(number) is handler
             assert outcome.status == 128 + number, outcome.err
             said = outcome.err.splitlines()
             assert said[-1] == (

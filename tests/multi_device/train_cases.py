@@ -74,7 +74,8 @@ def train(name: str, way: str, workdir: Path, images: Path, stop=None) -> None:
             axis_name=parallel.axis_name(config.parallel),
             rngs=rngs,
         )
-    recipe.fit(**objects, workdir=workdir, stop=stop)
+    identity = recipe.identity_of(config)
+    recipe.fit(**objects, workdir=workdir, identity=identity, stop=stop)
 
 
 def train_as_one_of_two(out: Path, images: Path, address: str, number: int) -> None:
