@@ -102,10 +102,20 @@ def mask(loss: jax.Array, where: jax.typing.ArrayLike | None) -> jax.Array:
     return loss if where is None else jnp.where(where, loss, 0)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def log_probs(logits: jax.Array, axis: int) -> jax.Array:
     """Log-softmax whose gradient and products with ``p`` stay finite at ``-inf``."""
     shifted, log_total = _shift(logits, axis)
     return shifted - log_total
+
+
+@log_probs.defjvp
+def _log_probs_jvp(axis, primals, tangents):
+    # What JAX derives keeps comparisons of the logits with the bound, and the
+    # exponentials.
+    log_p = log_probs(primals[0], axis)
+    mean = jnp.sum(jnp.exp(log_p) * tangents[0], axis, keepdims=True)
+    return log_p, tangents[0] - mean
 
 
 def select_label(values: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
