@@ -197,4 +197,5 @@ def anl_ce(
     log_p = log_space.log_probs(logits, axis)  # one for both, which saves time
     active = share_of_label(-log_p, labels, axis)
     negative = 1 - share_of_label(above_least(log_p, min_probability), labels, axis)
-    return log_space.mask(alpha * active + beta * negative, where)
+    loss = jnp.multiply(alpha, active) + jnp.multiply(beta, negative)
+    return log_space.mask(loss, where)
