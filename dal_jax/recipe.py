@@ -119,10 +119,11 @@ class Prepared:
 def identity_of(config: TrainConfig) -> Identity:
     """Returns what stands for a configured run: its fields, and their defaults."""
     defaults = dict(_plain(TrainConfig()))
-    # Version 0.1.0 wrote this default of every loss.
-    return Identity(
-        _plain(config), defaults | {"loss": defaults["loss"] | {"per_epoch": False}}
-    )
+    declared = losses.hyperparameters(config.loss.name)
+    # Version 0.1.0 wrote it of every loss, also of those that have no use for it.
+    per_epoch = declared["per_epoch"].default if "per_epoch" in declared else False
+    defaults["loss"] = {"per_epoch": per_epoch, **defaults["loss"]}
+    return Identity(_plain(config), defaults)
 
 
 def check(config: TrainConfig) -> None:

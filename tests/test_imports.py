@@ -175,3 +175,20 @@ def test_noise_is_found_through_the_package():
     )
     with pytest.raises(AttributeError, match="no attribute 'nosie'"):
         _ = dal_jax.nosie
+
+
+def test_training_knows_objects_and_no_configuration():
+    """Names become objects in recipe.py, which training's face alone points to."""
+    for path in MODULES:
+        if path.parts[0] == "training":
+            names = imported(path)
+            assert "dal_jax.config" not in names, path
+            if path.name != "__init__.py":
+                assert "dal_jax.recipe" not in names, path
+
+
+def test_nobody_imports_a_command():
+    for path in MODULES:
+        if path.parts[0] != "commands":
+            of_commands = {n for n in imported(path) if n.startswith("dal_jax.commands")}
+            assert not of_commands, path
