@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Seconds after which a process that should have ended has hung.
-PATIENCE = 240
+PATIENCE = 900
 
 # Programs here are small and run a few times: optimising them costs more than it saves.
 _QUICK = "--xla_backend_optimization_level=0"
