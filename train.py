@@ -1,12 +1,6 @@
-"""Trains an image classifier on wrong labels: the configuration says how.
+"""The same as ``dal-jax train``; ``python train.py --help`` says what it takes."""
 
-    python train.py [--config=configs/digits.py] [--workdir=runs/digits]
-                    [--config.FIELD=VALUE ...] [--overwrite]
-
-The same command again goes on where it stopped; a finished run says so.
-"""
-
-from dal_jax.training.command import main
+from dal_jax.commands.train import main
 
 if __name__ == "__main__":
-    main(__doc__)
+    main()

@@ -5,13 +5,13 @@
 Makes the images in a temporary directory, then measures in turns, so that a noisy
 machine hits all alike, each turn alone: Pillow in a plain loop in one process, the
 other cores idle; the same loop in one process a core, all at once; and
-``batches.stream``, with its default of workers or another. Two ratios are taken in
+``batches.stream``, with its default of threads or another. Two ratios are taken in
 every round: the stream's images a second over those of one process times the cores,
 which is the bar, and over those of the processes, which tells what the machine loses
 once all its cores decode.
 
-Every round has new processes: where its buffers happen to lie makes libjpeg up to
-1.4 times as fast in one process as in another, and the same for as long as it lives.
+Pillow has new processes in every round: where its buffers happen to lie makes libjpeg
+up to 1.4 times as fast in one process as in another, for as long as that lives.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def main():
     # Pillow's processes import this file and need none of these.
     from dal_jax import data
     from dal_jax.config import DatasetConfig
-    from dal_jax.data import batches, workers
+    from dal_jax.data import batches
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=10_000)
@@ -106,13 +106,16 @@ def main():
         start = time.perf_counter()
         split = data.load(config).train
         checked = flags.count / (time.perf_counter() - start)
-        paths = split.images.paths  # pyright: ignore[reportAttributeAccessIssue]
+        paths = split.inputs.paths  # pyright: ignore[reportAttributeAccessIssue]
 
         speeds, loads = [], []
         for _ in range(flags.rounds):
             loads.append(os.getloadavg()[0])
-            order = rng.permutation(flags.count)[: flags.count // BATCH * BATCH]
-            of_round = [paths[i] for i in order[: STEPS * BATCH]]
+            # Long enough for the stream to be decoding ahead until the clock stops.
+            order = np.resize(
+                rng.permutation(flags.count), (1 + 2 * ahead + STEPS, BATCH)
+            )
+            of_round = [paths[i] for i in order[:STEPS].ravel()]
             with contextlib.ExitStack() as stack:
                 processes = [
                     stack.enter_context(ProcessPoolExecutor(1, spawn))
@@ -121,14 +124,10 @@ def main():
                 one = speed_of_pillow(processes[:1], of_round[: STEPS * BATCH // cores])
                 every = speed_of_pillow(processes, of_round)
             stream = batches.stream(
-                split,
-                order.reshape(-1, BATCH),
-                workers=flags.workers,
-                prefetch=PREFETCH,
+                split, order, workers=flags.workers, prefetch=PREFETCH
             )
             with contextlib.closing(stream):
                 speeds.append((one, every, speed_of_stream(stream, ahead)))
-            workers.close()
 
     one, every, streamed = np.array(speeds).T
     way = "default" if flags.workers is None else f"workers={flags.workers}"

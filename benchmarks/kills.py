@@ -1,6 +1,6 @@
 """Kills a run of the digits again and again; it must end as if nothing had been.
 
-    python benchmarks/kills.py [--kills=20] [--damaged=5] [--epochs=150] [--seed=0]
+    python benchmarks/kills.py [--kills=20] [--damaged=5] [--seed=0]
                                [--markdown=benchmarks/results/kills.md]
 
 One run is never touched. The second is killed with SIGKILL: while a checkpoint is being
@@ -9,6 +9,9 @@ is killed as often as checkpoints are damaged, and each time its newest whole
 checkpoint is truncated, emptied, has one bit flipped, loses a file or all its arrays.
 Parameters, optimizer state, metrics, summary and noise of all three must be the same
 bit for bit, but for the fields that hold seconds. The exit status is 1 if they are not.
+
+A kill waits for what it is to interrupt, so that few epochs are enough for each. Where
+a run ends before its last kill all the same, all begin again with twice the epochs.
 """
 
 import argparse
@@ -31,12 +34,18 @@ ROOT = Path(__file__).parents[1]
 PATIENCE = 300.0
 
 
+class TooShort(Exception):
+    """A run that finished before it was killed."""
+
+
 class Trainer:
     """Starts, watches and kills the training command on one workdir."""
 
-    def __init__(self, workdir: Path, epochs: int, chance: random.Random):
+    def __init__(
+        self, workdir: Path, epochs: int, chance: random.Random, startup: float = 5.0
+    ):
         self.workdir, self.chance = workdir, chance
-        self._epochs = epochs
+        self._epochs, self._startup = epochs, startup
         self._log = workdir.with_suffix(".log")
 
     def start(self) -> subprocess.Popen:
@@ -51,14 +60,23 @@ class Trainer:
         with self._log.open("a") as log:
             return subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log)
 
-    def finish(self) -> None:
-        """Runs to the end."""
-        status = self.start().wait(PATIENCE)
+    def finish(self) -> float:
+        """Runs to the end; returns the seconds until it had evaluated once more."""
+        evaluated, began = self.evaluations(), time.monotonic()
+        process = self.start()
+        self._wait(process, lambda: self.evaluations() > evaluated)
+        startup = time.monotonic() - began
+        status = process.wait(PATIENCE)
         if status != 0:
             raise SystemExit(f"train.py ended with status {status}: see {self._log}")
+        return startup
 
-    def kill_at(self, moment: str) -> bool:
-        """Starts the run and kills it; returns whether it was still running."""
+    def kill_at(self, moment: str) -> None:
+        """Starts the run and kills it.
+
+        Raises:
+          TooShort: it was no longer running.
+        """
         process = self.start()
         evaluated, saving = self.evaluations(), self._saving()
         if moment == "while saving":
@@ -69,9 +87,11 @@ class Trainer:
             self._wait(process, lambda: self.evaluations() >= evaluated + more)
             time.sleep(self.chance.uniform(0.0, 0.1))
         else:
-            self._wait(process, lambda: False, self.chance.uniform(0.0, 12.0))
+            seconds = self.chance.uniform(0.0, 1.2 * self._startup)
+            self._wait(process, lambda: self.evaluations() > evaluated + 1, seconds)
         process.send_signal(signal.SIGKILL)
-        return process.wait() == -signal.SIGKILL
+        if process.wait() != -signal.SIGKILL:
+            raise TooShort
 
     def evaluations(self) -> int:
         """Returns the number of lines in the metrics."""
@@ -113,10 +133,7 @@ def kill(trainer: Trainer, times: int) -> list[str]:
     lines = []
     while len(lines) < times:
         moment = MOMENTS[len(lines) % len(MOMENTS)]
-        if not trainer.kill_at(moment):
-            raise SystemExit(
-                "the run finished before it was killed: give more --epochs"
-            )
+        trainer.kill_at(moment)
         newest = trainer.checkpoints()
         lines.append(
             f"{moment}: {trainer.evaluations()} epochs evaluated, newest whole "
@@ -166,14 +183,12 @@ def damage(trainer: Trainer, times: int) -> list[str]:
         while (
             len(trainer.checkpoints()) < 2 or len(trainer.checkpoints()) == before == 0
         ):
-            if not trainer.kill_at("after an evaluation"):
-                raise SystemExit("the run finished first: give more --epochs")
+            trainer.kill_at("after an evaluation")
         previous, newest = trainer.checkpoints()[-2:]
         harm = DAMAGES[i % len(DAMAGES)]
         harm(newest)
         passed_over = trainer.said(f"checkpoint {newest.name} is damaged")
-        if not trainer.kill_at("after an evaluation"):
-            raise SystemExit("the run finished first: give more --epochs")
+        trainer.kill_at("after an evaluation")
         told = trainer.said(f"checkpoint {newest.name} is damaged") - passed_over
         resumed = trainer.said(f"going on at step {previous.name} ")
         lines.append(
@@ -231,28 +246,43 @@ def _arrays(workdir: Path) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+def run_all(
+    base: Path, epochs: int, options: argparse.Namespace
+) -> tuple[Trainer, list[tuple[str, Trainer, list[str]]]]:
+    """Runs all three; returns the untouched one, and the others with their lines."""
+    chance = random.Random(options.seed)
+    base.mkdir(parents=True)
+    reference = Trainer(base / "reference", epochs, chance)
+    startup = reference.finish()
+    killed, damaged = (
+        Trainer(base / name, epochs, chance, startup) for name in ("killed", "damaged")
+    )
+    return reference, [
+        ("killed", killed, kill(killed, options.kills)),
+        ("damaged", damaged, damage(damaged, options.damaged)),
+    ]
+
+
 def main() -> None:
     """Runs what the command line asks for and prints what came of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--damaged", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workdir", type=Path)
     parser.add_argument("--markdown", type=Path, help="also write the report there")
     options = parser.parse_args()
     base = options.workdir or Path(tempfile.mkdtemp(prefix="dal_jax_kills_"))
-    chance = random.Random(options.seed)
-    reference, killed, damaged = (
-        Trainer(base / name, options.epochs, chance)
-        for name in ("reference", "killed", "damaged")
-    )
-    base.mkdir(parents=True, exist_ok=True)
-    reference.finish()
-    results = [("killed", killed, kill(killed, options.kills))]
-    results.append(("damaged", damaged, damage(damaged, options.damaged)))
+    epochs = 10 + 3 * max(options.kills, 2 * options.damaged)
+    while True:
+        try:
+            reference, results = run_all(base / f"{epochs}_epochs", epochs, options)
+            break
+        except TooShort:
+            print(f"{epochs} epochs are over too soon", file=sys.stderr)
+            epochs *= 2
     report, failed = ["# Kills and damaged checkpoints", ""], False
-    report += [machine.markdown(machine.describe()), ""]
+    report += [machine.markdown(machine.describe()), f"- epochs: {epochs}", ""]
     for name, trainer, lines in results:
         differing = differences(trainer.workdir, reference.workdir)
         failed |= bool(differing) or any("NOT" in line for line in lines)

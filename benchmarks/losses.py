@@ -23,6 +23,7 @@ there the ratios are those to the medians.
 """
 
 import argparse
+import ast
 import importlib.util
 import json
 import os
@@ -163,7 +164,8 @@ def to_measure(name: str, batch: int, num_classes: int) -> tuple[Callable, Any]:
         memory = ()
     else:
         name, *numbers = name.split(":")
-        given = {k: float(v) for k, v in (number.split("=") for number in numbers)}
+        pairs = (number.split("=") for number in numbers)
+        given = {k: ast.literal_eval(v) for k, v in pairs}
         # The two corrections do not work without an assumption on the noise.
         if "noise_rate" in losses.accepted(name):
             given.setdefault("noise_rate", 0.4)

@@ -18,6 +18,7 @@ memorised all wrong labels. Time: 75 s a run on two quiet cores, start included.
 from dal_jax.config import (
     AugmentationConfig,
     DatasetConfig,
+    LossConfig,
     ModelConfig,
     OptimizerConfig,
     TrainConfig,
@@ -34,6 +35,7 @@ def get_config() -> TrainConfig:
             test_size=2000,
             image_size=16,
         ),
+        loss=LossConfig(name="dal", per_epoch=False),
         model=ModelConfig(name="cnn", channels=(32, 64), hidden=(128,)),
         augmentation=AugmentationConfig(flip=True),
         optimizer=OptimizerConfig(learning_rate=0.03, weight_decay=1e-4),

@@ -24,7 +24,7 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         dataset=DatasetConfig(name="digits"),
         noise=NoiseConfig(kind="symmetric", rate=0.4),
-        loss=LossConfig(name="dal"),
+        loss=LossConfig(name="dal", per_epoch=False),
         model=ModelConfig(name="cnn", channels=(32, 64), hidden=()),
         augmentation=AugmentationConfig(mean=(0.0,), std=(1.0,)),
         optimizer=OptimizerConfig(learning_rate=0.05, momentum=0.9),

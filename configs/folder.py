@@ -17,6 +17,7 @@ are those of your data.
 from dal_jax.config import (
     AugmentationConfig,
     DatasetConfig,
+    LossConfig,
     ModelConfig,
     NoiseConfig,
     OptimizerConfig,
@@ -29,6 +30,7 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         dataset=DatasetConfig(name="folder", image_size=64, validation_fraction=0.1),
         noise=NoiseConfig(kind="none"),
+        loss=LossConfig(name="dal", per_epoch=False),
         model=ModelConfig(name="resnet18"),
         augmentation=AugmentationConfig(crop_padding=8, flip=True),
         optimizer=OptimizerConfig(learning_rate=0.02, weight_decay=5e-4),

@@ -1,8 +1,8 @@
 """What the commands share: flags, one clear line for a wrong input, quiet start-up."""
 
+import ast
 import dataclasses
 import functools
-import itertools
 import os
 import re
 import sys
@@ -14,20 +14,24 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from dal_jax.config import TrainConfig
+from dal_jax.config import LossConfig, TrainConfig
 from dal_jax.errors import InputError, unknown_name
 
 _OVERRIDE = re.compile(r"--?config\.(?P<field>[\w.]+)(=(?P<value>.*))?", re.DOTALL)
-_DEFAULT_CONFIG = "configs/digits.py"
-_CONFIG_HELP = "A Python file with get_config() -> dal_jax.config.TrainConfig."
+_BOOLEANS = ("true", "false")
+_DEFAULT_CONFIG = "digits"
+_CONFIG_HELP = (
+    "A recipe's name, or a Python file with get_config() -> dal_jax.config.TrainConfig."
+)
 
 
 def run_command(
-    command: Callable[[TrainConfig, flags.FlagValues], None],
+    command: Callable[..., None],
     define_flags: Callable[[flags.FlagValues], None],
     *,
     description: str | None,
     argv: Sequence[str] | None = None,
+    configured: bool = True,
 ) -> None:
     """Parses the command line, runs a command and ends the process.
 
@@ -39,15 +43,21 @@ def run_command(
       define_flags: adds the command's own flags.
       description: printed by ``--help``.
       argv: the command line, by default the process's.
+      configured: whether there is a ``--config``; otherwise the command is called
+        with the flags' values alone.
     """
     argv = list(sys.argv if argv is None else argv)
     values = flags.FlagValues()
     define_flags(values)
     if {"--help", "-h", "--helpfull"} & set(argv):
-        _print_help(description, values)
+        _print_help(description, values, configured)
         return
     try:
-        command(_parse(argv, values), values)
+        if configured:
+            command(_parse(argv, values), values)
+        else:
+            _parse_flags(argv, values)
+            command(values)
     except InputError as error:
         end(error, 2)
     except KeyboardInterrupt:
@@ -68,39 +78,48 @@ def end(error: Exception, status: int) -> typing.NoReturn:
 
 def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
     """Returns the configuration with its overrides; fills in the flags' values."""
-    kept, cleared = _check_overrides(argv)
-    path = _config_path(kept)
+    kept, later = _split_overrides(argv)
+    given, kept = _split_config(kept)
+    path = _config_path(given)
+    kept.insert(1, f"--config={path}")
     config_flags.DEFINE_config_file(
         "config", path, _CONFIG_HELP, flag_values=values, sys_argv=kept
     )
     try:
-        rest = values(kept)[1:]
-    except flags.Error as error:
-        raise InputError(
-            f"{error}: expected a flag and a value as --help lists them"
-        ) from None
+        _parse_flags(kept, values)
+    except InputError:
+        raise
     except Exception as error:
         # The file is the user's own code and may raise anything.
         raise InputError(
             f"config file {path!r} does not load ({type(error).__name__}: {error}): "
-            "expected Python with get_config(); mend it or give another --config"
+            "expected Python with get_config(); correct it or give another --config"
         ) from error
-    if rest:
-        raise InputError(
-            f"unexpected argument {rest[0]!r}: expected only --flags; "
-            "see --help, and write overrides as --config.FIELD=VALUE"
-        )
     config = values["config"].value
     if not isinstance(config, TrainConfig):
         raise InputError(
             f"config file {path!r} gave no configuration: expected get_config() to "
             "return a dal_jax.config.TrainConfig; mend it or give another --config"
         )
-    for field in cleared:
+    for field, value in later.items():
         *parents, name = field.split(".")
-        setattr(functools.reduce(getattr, parents, config), name, None)
+        setattr(functools.reduce(getattr, parents, config), name, value)
     _check_tuples(config)
     return config
+
+
+def _parse_flags(argv: list[str], values: flags.FlagValues) -> None:
+    try:
+        rest = values(argv)[1:]
+    except flags.Error as error:
+        raise InputError(
+            f"{error}: expected a flag and a value as --help lists them"
+        ) from None
+    if rest:
+        raise InputError(
+            f"unexpected argument {rest[0]!r}: expected only --flags; "
+            "see --help, and write overrides as --config.FIELD=VALUE"
+        )
 
 
 def _check_tuples(config: TrainConfig) -> None:
@@ -117,43 +136,110 @@ def _check_tuples(config: TrainConfig) -> None:
                 )
 
 
-def _check_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Returns the arguments to parse, and the fields that are set to ``None``."""
+def _split_overrides(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Returns the arguments to parse, and the fields to set afterwards.
+
+    The latter are those of the loss, whose types the losses know, and those that are
+    set to ``None``.
+    """
     known = dict(_leaf_fields(TrainConfig))
-    kept, cleared = [], []
-    for argument in argv:
+    kept, later = [], {}
+    arguments = iter(argv)
+    for argument in arguments:
         match = _OVERRIDE.fullmatch(argument)
-        if match is not None and match["field"] not in known:
-            raise unknown_name("config field", match["field"], known)
-        if match is not None and match["value"] == "None":
-            if type(None) not in typing.get_args(known[match["field"]]):
-                raise InputError(
-                    f"config field {match['field']!r} cannot be None: expected "
-                    f"{_type_name(known[match['field']])}; give a value"
-                )
-            cleared.append(match["field"])
+        field, text = match.group("field", "value") if match else ("", None)
+        if field.startswith("loss.") and field in _loss_fields():
+            text = next(arguments, "") if text is None else text
+            later[field] = _loss_value(field, text)
+        elif match and field not in known:
+            raise unknown_name("config field", field, [*known, *_loss_fields()])
+        elif text == "None":
+            if type(None) not in typing.get_args(known[field]):
+                raise _cannot_be_none(field, known[field])
+            later[field] = None
         else:
             kept.append(argument)
-    return kept, cleared
+    return kept, later
 
 
-def _config_path(argv: list[str]) -> str:
-    path = _DEFAULT_CONFIG
-    for argument, following in itertools.pairwise([*argv, ""]):
+def _loss_value(field: str, text: str) -> Any:
+    if field == "loss.name" and text == "None":
+        raise _cannot_be_none(field, str)
+    if field in ("loss.name", "loss.preset") and text != "None":
+        return text
+    return _literal(text)
+
+
+def _cannot_be_none(field: str, kind: Any) -> InputError:
+    return InputError(
+        f"config field {field!r} cannot be None: expected {_type_name(kind)}; "
+        "give a value"
+    )
+
+
+def _literal(text: str) -> Any:
+    """A number, a list or the like as Python reads it, else a name such as soft."""
+    try:
+        return ast.literal_eval(text.capitalize() if text in _BOOLEANS else text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+@functools.cache
+def _loss_fields() -> dict[str, str]:
+    """The fields of a loss's configuration, and the losses that have them."""
+    from dal_jax import losses  # imports jax
+
+    users: dict[str, list[str]] = {}
+    for name in losses.names():
+        for hyperparameter in losses.accepted(name):
+            users.setdefault(f"loss.{hyperparameter}", []).append(name)
+    fields = {"loss.name": "str", "loss.preset": "str"}
+    return fields | {field: ", ".join(users[field]) for field in sorted(users)}
+
+
+def _split_config(argv: list[str]) -> tuple[str, list[str]]:
+    """Returns what --config names, and the other arguments."""
+    named, rest = _DEFAULT_CONFIG, []
+    arguments = iter(argv)
+    for argument in arguments:
         if match := re.fullmatch(r"--?config(=(?P<path>.*))?", argument):
-            path = following if match["path"] is None else match["path"]
-    if not Path(path).is_file():
+            given = match["path"]
+            named = next(arguments, "") if given is None else given
+        else:
+            rest.append(argument)
+    return named, rest
+
+
+def _config_path(path: str) -> str:
+    """Returns the file that a --config names, which may be a recipe's name."""
+    if Path(path).is_file():
+        return path
+    recipes = {file.stem: file for file in _recipes().glob("*.py")}
+    if path in recipes:
+        return str(recipes[path])
+    if Path(path).suffix or len(Path(path).parts) != 1:
         raise InputError(
             f"config file {path!r} not found: expected a Python file with "
-            "get_config(); give another --config, or run where configs/ is"
+            f"get_config(), or one of {', '.join(sorted(recipes))}; give another "
+            "--config"
         )
-    return path
+    raise unknown_name("config", path, recipes)
+
+
+def _recipes() -> Path:
+    """Returns where the recipes are: in the package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def _leaf_fields(kind: type, prefix: str = "") -> list[tuple[str, Any]]:
     leaves = []
     for field in dataclasses.fields(kind):
         name = prefix + field.name
+        if field.type is LossConfig:
+            continue  # see _loss_fields
         if dataclasses.is_dataclass(field.type):
             leaves += _leaf_fields(typing.cast(type, field.type), name + ".")
         else:
@@ -165,13 +251,20 @@ def _type_name(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
-def _print_help(description: str | None, values: flags.FlagValues) -> None:
+def _print_help(
+    description: str | None, values: flags.FlagValues, configured: bool
+) -> None:
     print((description or "").strip(), "\n\nFlags:")
+    if not configured:
+        print(values.get_help("  ", include_special_flags=False).strip("\n"))
+        return
     print(f"  --config: {_CONFIG_HELP}\n    (default: {_DEFAULT_CONFIG})")
     print(values.get_help("  ", include_special_flags=False).strip("\n"))
     print("\nFields, each set by --config.FIELD=VALUE:")
     for name, kind in _leaf_fields(TrainConfig):
         print(f"  {name}: {_type_name(kind)}")
+    for name, users in _loss_fields().items():
+        print(f"  {name}: {users}")
 
 
 def quiet() -> None:

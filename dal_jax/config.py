@@ -6,11 +6,13 @@ whatever reads it".
 """
 
 import dataclasses
+import types
+from typing import Any
 
 
 @dataclasses.dataclass
 class DatasetConfig:
-    """Where the images and the given labels come from."""
+    """Where the inputs and the given labels come from."""
 
     name: str = "digits"  # digits | tfds | arrays | folder | list
     tfds_name: str | None = None  # name: tfds; e.g. "cifar10", "cifar10:3.0.2"
@@ -29,7 +31,7 @@ class DatasetConfig:
     channels: int | None = None  # 1 (grey) or 3 (colour)
     on_unreadable: str = "stop"  # stop | skip
     storage: str = "auto"  # auto | memory | stream
-    workers: int | None = None  # decoding processes of a stream; 0: threads
+    workers: int | None = None  # threads that decode a stream; default one a core
     cache_dir: str | None = None  # where decoded images are kept; "" keeps none
 
 
@@ -45,34 +47,48 @@ class NoiseConfig:
     pixel_scaling: str = "standardized"  # kind instance: raw | unit | standardized
 
 
-@dataclasses.dataclass
-class LossConfig:
-    """A loss by name; hyper-parameters left at ``None`` keep the loss's default."""
+class LossConfig(types.SimpleNamespace):
+    """A loss by name, and the hyper-parameters that were given for it.
 
-    name: str = "dal"
-    preset: str | None = None  # published values by data set, see losses.presets
-    q_start: float | None = None
-    q_end: float | None = None
-    bootstrap: str | None = None
-    per_epoch: bool = False  # hold scheduled coefficients within an epoch
-    a: float | None = None
-    alpha: float | None = None
-    beta: float | None = None
-    gamma: float | None = None
-    min_probability: float | None = None
-    noise_rate: float | None = None  # assumed by the corrections
-    num_iters: int | None = None
-    num_negatives: int | None = None
-    order: int | None = None
-    p: float | None = None
-    pi: float | None = None
-    q: float | None = None
-    regularization_growth: float | None = None  # factor an epoch
-    regularization_weight: float | None = None
-    t1: float | None = None
-    t2: float | None = None
-    tau: float | None = None
-    temperature: float | None = None
+    The others, which read as ``None``, have the loss's own defaults. ``vars(config)``
+    is what ``config.json`` holds.
+
+    Args:
+      name: one of :func:`dal_jax.losses.names`.
+      preset: published values by data set, see :mod:`dal_jax.losses.presets`.
+      **hyperparameters: the loss's own, see :func:`dal_jax.losses.accepted`; ``None``
+        is the same as not given.
+
+    Example:
+      >>> config = LossConfig("dal", q_end=2.0, bootstrap=None)
+      >>> config.q_end, config.bootstrap, vars(config)
+      (2.0, None, {'name': 'dal', 'preset': None, 'q_end': 2.0})
+    """
+
+    def __init__(
+        self, name: str = "dal", preset: str | None = None, **hyperparameters: Any
+    ):
+        super().__init__(name=name, preset=preset)
+        for key, value in hyperparameters.items():
+            setattr(self, key, value)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        """Keeps a hyper-parameter; ``None`` forgets it."""
+        if value is None and key not in ("name", "preset"):
+            vars(self).pop(key, None)
+        else:
+            super().__setattr__(key, value)
+
+    def __getattr__(self, key: str) -> None:
+        """Says ``None`` of what was not given."""
+        if key.startswith("_"):  # what Python itself asks an object for
+            raise AttributeError(key)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Those that were given, by name."""
+        given = vars(self).items()
+        return {key: value for key, value in given if key not in ("name", "preset")}
 
 
 @dataclasses.dataclass
@@ -98,12 +114,17 @@ class AugmentationConfig:
 
 @dataclasses.dataclass
 class OptimizerConfig:
-    """Stochastic gradient descent with momentum, and its learning rate over time."""
+    """How the gradient changes the parameters, and the learning rate over time."""
 
+    name: str = "sgd"  # sgd | adamw | lion
     learning_rate: float = 0.05
-    momentum: float = 0.9
+    momentum: float = 0.9  # name: sgd
     nesterov: bool = False
-    weight_decay: float = 0.0  # added to the gradient of every parameter
+    b1: float | None = None  # name: adamw and lion
+    b2: float | None = None
+    weight_decay: float = 0.0
+    decay_vectors: bool = True  # biases and normalisation decay too
+    ema_decay: float | None = None  # average of the parameters, used to evaluate
     schedule: str = "cosine"  # cosine | exponential | constant
     per_epoch: bool = False  # hold the learning rate within an epoch
     decay_rate: float = 0.97  # schedule exponential: factor an epoch
@@ -139,6 +160,7 @@ class TrainConfig:
     batch_size: int = 64
     eval_batch_size: int = 500
     eval_every: int = 1  # epochs
+    train_eval_size: int | None = None  # training examples evaluated; 0: none
     checkpoint_every: int = 10  # epochs; the last is always kept
     keep_checkpoints: int = 2
     parallel: str = "jit"  # jit | pmap

@@ -28,6 +28,16 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> InputError:
       unknown loss 'gcee': did you mean 'gce'? Known: ce, dal, gce
     """
     known = sorted(known)
-    nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f" did you mean {nearest[0]!r}?" if nearest else ""
+    hint = nearest_hint(name, known)
     return InputError(f"unknown {what} {name!r}:{hint} Known: {', '.join(known)}")
+
+
+def nearest_hint(name: str, known: Iterable[str]) -> str:
+    """Returns the words that name the nearest of the known names, if one is near.
+
+    Example:
+      >>> nearest_hint("q_ned", ["q_start", "q_end"])
+      " did you mean 'q_end'?"
+    """
+    nearest = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" did you mean {nearest[0]!r}?" if nearest else ""

@@ -14,6 +14,7 @@ import numpy as np
 from jax.core import Tracer
 
 from dal_jax.errors import InputError
+from dal_jax.hyperparameters import NonNegative
 
 
 class DALCoefficients(NamedTuple):
@@ -37,8 +38,8 @@ def _require(value: jax.typing.ArrayLike, least: float, name: str) -> None:
 def dal_schedule(
     total_steps: jax.typing.ArrayLike,
     *,
-    q_start: jax.typing.ArrayLike = 0.6,
-    q_end: jax.typing.ArrayLike = 1.5,
+    q_start: NonNegative = 0.6,
+    q_end: NonNegative = 1.5,
     steps_per_epoch: jax.typing.ArrayLike | None = None,
 ) -> Schedule:
     r"""Returns the schedule that drives Dynamics-Aware Loss.

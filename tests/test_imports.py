@@ -1,8 +1,10 @@
 """Who may import whom, from docs/architecture.md."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,9 +46,14 @@ def test_finds_imports_everywhere_in_a_file():
 )
 def test_losses_and_schedules_know_jax_alone(path):
     names = imported(path)
-    assert tops(names) <= {"jax", "numpy", "optax", "chex", "dal_jax"}
+    assert tops(names) <= {"jax", "numpy", "chex", "dal_jax"}
     ours = {name for name in names if name.startswith("dal_jax")}
-    allowed = ("dal_jax.losses", "dal_jax.schedules", "dal_jax.errors")
+    allowed = (
+        "dal_jax.errors",
+        "dal_jax.hyperparameters",
+        "dal_jax.losses",
+        "dal_jax.schedules",
+    )
     assert {n for n in ours if not n.startswith(allowed)} <= {"dal_jax"}
 
 
@@ -59,7 +66,7 @@ def test_noise_knows_numpy_alone(path):
     names = imported(path, everywhere=False)
     assert tops(names) <= {"numpy", "dal_jax"}
     ours = {name for name in names if name.startswith("dal_jax.")}
-    assert {n.split(".")[1] for n in ours} <= {"noise", "errors", "seeds"}
+    assert {n.split(".")[1] for n in ours} <= {"noise", "errors", "files", "seeds"}
 
 
 @pytest.mark.parametrize(
@@ -113,6 +120,27 @@ def test_slow_imports_wait_until_they_are_needed(path):
     assert tops(imported(path, everywhere=False)) & slow == set()
 
 
+# What is imported, where it is called otherwise than what is installed.
+INSTALLED_AS = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "array_record": "array-record",
+    "orbax": "orbax-checkpoint",
+    "sklearn": "scikit-learn",
+    "tensorflow_datasets": "tensorflow-datasets",
+}
+
+
+def test_whatever_is_imported_is_a_dependency():
+    # A package that is missing must not be found out after hours of work.
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    dependencies = {
+        re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]
+    }
+    needed = set().union(*(tops(imported(path)) for path in MODULES)) - {"dal_jax"}
+    assert {INSTALLED_AS.get(name, name) for name in needed} <= dependencies
+
+
 def in_new_process(code):
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -147,3 +175,20 @@ def test_noise_is_found_through_the_package():
     )
     with pytest.raises(AttributeError, match="no attribute 'nosie'"):
         _ = dal_jax.nosie
+
+
+def test_training_knows_objects_and_no_configuration():
+    """Names become objects in recipe.py, which training's face alone points to."""
+    for path in MODULES:
+        if path.parts[0] == "training":
+            names = imported(path)
+            assert "dal_jax.config" not in names, path
+            if path.name != "__init__.py":
+                assert "dal_jax.recipe" not in names, path
+
+
+def test_nobody_imports_a_command():
+    for path in MODULES:
+        if path.parts[0] != "commands":
+            of_commands = {n for n in imported(path) if n.startswith("dal_jax.commands")}
+            assert not of_commands, path

@@ -7,7 +7,8 @@ definitions are torchvision's; docs/models.md lists the differences.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -21,10 +22,17 @@ if TYPE_CHECKING:
 
 
 class Preprocess(NamedTuple):
-    """``train(keys, images)`` and ``evaluate(images)``, from uint8 to network input."""
+    """From raw inputs to the network's: two pure functions.
+
+    Attributes:
+      train: ``train(keys, inputs)``, with one key an example.
+      evaluate: ``evaluate(inputs)``.
+      description: what must be known to do the same to new inputs, as JSON can hold it.
+    """
 
     train: Callable[[jax.Array, jax.Array], jax.Array]
     evaluate: Callable[[jax.Array], jax.Array]
+    description: Mapping[str, Any] = MappingProxyType({})
 
 
 def normalize(
@@ -124,7 +132,7 @@ def make_preprocess(
             images = jax.vmap(color.jitter)(images, factors)
         return finish(images)
 
-    return Preprocess(train, evaluate)
+    return Preprocess(train, evaluate, {"mean": list(mean), "std": list(std)})
 
 
 def _to_unit(images: jax.Array) -> jax.Array:

@@ -1,75 +1,63 @@
-"""Batches of a split that does not fit in memory, decoded ahead by Grain."""
+"""Batches of a split that does not fit in memory, read ahead by Grain."""
 
 import dataclasses
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from dal_jax.data import workers as processes
-from dal_jax.data.decode import decode_batch
-from dal_jax.data.images import ArrayImages, DecodeBatch, EncodedImages, stack
-from dal_jax.data.split import ImageSource, Split, Subset
+from dal_jax.data.images import stack
+from dal_jax.data.split import InputSource, Split
 from dal_jax.errors import InputError
-
-# In the third of a second that workers take to start, threads decode about as many.
-_IMAGES_WORTH_WORKERS = 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batches:
     """Grain's view: element ``i`` is the whole batch of step ``i``.
 
-    One thread decodes a whole batch or has it decoded, because handing over single
-    images costs more than a quarter of the speed at 256 x 256 pixels.
+    One thread reads a whole batch, because handing over single images costs more than
+    a quarter of the speed at 256 x 256 pixels.
     """
 
-    images: np.ndarray | ImageSource
+    inputs: np.ndarray | InputSource
     order: np.ndarray
-    decode_batch: DecodeBatch
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, step) -> np.ndarray:
-        return stack(self.images, self.order[int(step)], self.decode_batch)
+        return stack(self.inputs, self.order[int(step)])
 
 
 def stream(
-    split: Split,
-    order: np.ndarray,
-    *,
-    workers: int | None = None,
-    threads: int | None = None,
-    prefetch: int = 2,
+    split: Split, order: np.ndarray, *, workers: int | None = None, prefetch: int = 2
 ) -> Iterator[np.ndarray]:
-    """Yields the images of every step, in the order given, decoded ahead of time.
+    """Yields the inputs of every step, in the order given, read ahead of time.
 
     The order is all the state there is: to go on after ``n`` steps, pass
     ``order[n:]``.
 
     Args:
-      split: its images in memory or streamed.
+      split: its inputs in memory or streamed.
       order: ints ``[steps, batch]``, positions in the split.
-      workers: processes that decode files, see :mod:`dal_jax.data.workers`; 0 decodes
-        in threads of this process. By default one a core, where there are several and
-        the order has a thousand images. Arrays need no decoding and never get any.
-      threads: in this process, where there are no workers; default one a core.
-      prefetch: how many batches a worker or thread is ahead at most.
+      workers: threads that read and decode; default one a core. With 0 a batch is read
+        when it is asked for.
+      prefetch: how many batches a thread is ahead at most.
 
     Yields:
-      uint8 ``[batch, H, W, C]``.
+      ``[batch, ...]``, of images uint8 ``[batch, H, W, C]``.
 
     Raises:
-      InputError: if the order does not fit the split, if Grain is not installed, or
-        if an image has stopped decoding since the data was loaded.
+      InputError: if the order does not fit the split, or if an image has stopped
+        decoding since the data was loaded.
 
     Example:
-      >>> images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
-      >>> split = Split(images, np.zeros(6, np.int32), np.arange(6), None)
+      >>> features = np.arange(6.0).reshape(6, 1)
+      >>> split = Split(features, np.zeros(6, np.int32))
       >>> order = np.array([[5, 0], [1, 4], [2, 3]])
-      >>> [batch.ravel().tolist() for batch in stream(split, order[1:], threads=1)]
-      [[1, 4], [2, 3]]
+      >>> [batch.ravel().tolist() for batch in stream(split, order[1:])]
+      [[1.0, 4.0], [2.0, 3.0]]
     """
     order = np.asarray(order)
     if order.ndim != 2 or order.dtype.kind not in "iu":
@@ -82,34 +70,23 @@ def stream(
             f"order has positions {order.min()} to {order.max()}, expected 0 to "
             f"{len(split) - 1}: it belongs to another split"
         )
-    images = split.images.source if isinstance(split.images, Subset) else split.images
-    encoded = isinstance(images, EncodedImages) and not isinstance(images, ArrayImages)
-    if workers is None:
-        pays = _cores() > 1 and order.size >= _IMAGES_WORTH_WORKERS
-        workers = _cores() if pays and processes.supported() else 0
-    if workers and encoded:
-        decode = processes.pool(workers).decode_batch
-        return _stream(_Batches(split.images, order, decode), workers, prefetch)
-    batches = _Batches(split.images, order, decode_batch)
-    return _stream(batches, threads or _cores(), prefetch)
+    return _stream(split, order, cores() if workers is None else workers, prefetch)
 
 
-def _stream(batches: _Batches, threads: int, prefetch: int) -> Iterator[np.ndarray]:
-    try:
-        import grain
-    except ImportError:
-        raise InputError(
-            "streaming needs grain: pip install 'dal_jax[data]', or set "
-            "dataset.storage=memory"
-        ) from None
+def _stream(
+    split: Split, order: np.ndarray, threads: int, prefetch: int
+) -> Iterator[np.ndarray]:
+    import grain
+
     options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=threads * prefetch
     )
-    source = grain.MapDataset.source(batches)  # pyright: ignore[reportArgumentType]
-    yield from source.to_iter_dataset(options)
+    source: Any = _Batches(split.inputs, order)
+    yield from grain.MapDataset.source(source).to_iter_dataset(options)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Returns how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -4,19 +4,22 @@ An entry is a directory that appears whole or not at all. Whatever goes wrong wi
 cache, a full disk or a damaged entry, costs time and never a run.
 """
 
-import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dal_jax.files import sync_directory, write_atomically
+
 # Part of every key: a change of what decoding means makes old entries unreachable.
-_VERSION = 1
+_VERSION = 2
 
 
 def directory(cache_dir: str | None) -> Path | None:
@@ -55,6 +58,8 @@ def key(**parts: Any) -> str:
 def read(root: Path | None, entry: str) -> tuple[dict[str, np.ndarray], Any] | None:
     """Returns an entry's arrays, mapped from disk, and its notes; None if absent.
 
+    Every byte is checked. A damaged entry is removed, and counts as absent.
+
     Args:
       root: the cache's directory, None for no cache.
       entry: its key.
@@ -62,15 +67,17 @@ def read(root: Path | None, entry: str) -> tuple[dict[str, np.ndarray], Any] | N
     if root is None or not (root / entry).is_dir():
         return None
     try:
-        notes = json.loads((root / entry / "notes.json").read_text())
+        content = json.loads((root / entry / "notes.json").read_bytes())
         arrays = {
-            path.stem: np.load(path, mmap_mode="r", allow_pickle=False)
-            for path in (root / entry).glob("*.npy")
+            name: np.load(root / entry / f"{name}.npy", "r", allow_pickle=False)
+            for name in content["arrays"]
         }
-    except (OSError, ValueError):
-        shutil.rmtree(root / entry, ignore_errors=True)
-        return None
-    return arrays, notes
+        if content["checksum"] == _checksum(arrays, content["notes"]):
+            return arrays, content["notes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not what was written
+    shutil.rmtree(root / entry, ignore_errors=True)
+    return None
 
 
 def write(
@@ -86,16 +93,33 @@ def write(
     """
     if root is None:
         return
+    content = {
+        "arrays": sorted(arrays),
+        "checksum": _checksum(arrays, notes),
+        "notes": notes,
+    }
     partial = None
     try:
         root.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=root))
         for name, array in arrays.items():
-            np.save(partial / f"{name}.npy", array, allow_pickle=False)
-        (partial / "notes.json").write_text(json.dumps(notes))
+            save = functools.partial(np.save, arr=array, allow_pickle=False)
+            write_atomically(partial / f"{name}.npy", save)
+        text = json.dumps(content).encode()
+        write_atomically(partial / "notes.json", lambda file: file.write(text))
         partial.rename(root / entry)
+        sync_directory(root)
     except OSError:
         # No space, no permission, or another run was first.
         if partial is not None:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(partial)
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _checksum(arrays: dict[str, np.ndarray], notes: Any) -> int:
+    """Returns a CRC-32 of all that an entry holds; 4 GB/s, where SHA-256 has 1.8."""
+    checksum = zlib.crc32(json.dumps(notes).encode())
+    for name, array in sorted(arrays.items()):
+        header = f"{name} {array.dtype.str} {array.shape}"
+        checksum = zlib.crc32(header.encode(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+    return checksum

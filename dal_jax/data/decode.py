@@ -10,13 +10,22 @@
 """
 
 import io
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dal_jax.data.jpeg import decode_plain, is_jpeg
+
 if TYPE_CHECKING:
     from PIL import Image
+
+
+# What Pillow may open; its PPM includes PBM and PGM. It knows many more formats, and
+# starts another program for some.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP")
 
 
 class UnreadableImage(Exception):
@@ -27,12 +36,11 @@ class OtherSize(Exception):
     """An image of another size than expected; the message is ``width x height``."""
 
 
-# The row of each image that could not be written to a batch, and why.
-Failures = Sequence[tuple[int, UnreadableImage | OtherSize]]
-
-
 def decode(
-    encoded: str | bytes | np.ndarray, channels: int, image_size: int | None = None
+    encoded: str | bytes | np.ndarray,
+    channels: int,
+    image_size: int | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Returns the pixels of one image.
 
@@ -41,6 +49,8 @@ def decode(
         already: uint8 ``[H, W, C]`` with 1 or 3 channels.
       channels: 1 for grey or 3 for colour.
       image_size: the side of the square that is kept; None keeps the size.
+      out: uint8 ``[H, W, channels]``, where the pixels may be written to if they are
+        of that shape; what is returned counts.
 
     Returns:
       uint8 ``[H, W, channels]``.
@@ -53,19 +63,13 @@ def decode(
       >>> decode(grey, channels=3, image_size=2).shape
       (2, 2, 3)
     """
-    from PIL import ImageOps, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
-        image = _to_8_bits(_open(encoded, image_size))
-        mode = "L" if channels == 1 else "RGB"
-        # Pillow copies where there is nothing to convert.
-        image = image if image.mode == mode else image.convert(mode)
-        if image_size is not None and image.size != (image_size, image_size):
-            from PIL.Image import Resampling
-
-            size = (image_size, image_size)
-            image = ImageOps.fit(image, size, Resampling.BILINEAR)
-        pixels = np.asarray(image)
+        image = _open(encoded, image_size, out)
+        if isinstance(image, np.ndarray) and _is_converted(image, channels, image_size):
+            return image
+        pixels = np.asarray(_convert(image, channels, image_size))
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
@@ -96,52 +100,69 @@ def decode_rows(
       The row and the error of each image that does not decode or not to ``H x W``.
     """
     for row, one in enumerate(encoded):
+        place = out[row]
         try:
-            pixels = decode(one, channels, image_size)
+            pixels = decode(one, channels, image_size, out=place)
             if pixels.shape != out.shape[1:]:
                 height, width = pixels.shape[:2]
                 raise OtherSize(f"{width} x {height}")
-            out[row] = pixels
+            if pixels is not place:
+                place[...] = pixels
         except (UnreadableImage, OtherSize) as error:
             yield row, error
 
 
-def decode_batch(
-    shape: tuple[int, ...],
-    encoded: Sequence[str | bytes | np.ndarray],
-    channels: int,
-    image_size: int | None,
-) -> tuple[np.ndarray, Failures]:
-    """Decodes images into one new array.
-
-    Args:
-      shape: ``(B, H, W, C)``.
-      encoded: what :func:`decode` takes, ``B`` of them.
-      channels: see :func:`decode`.
-      image_size: see :func:`decode`.
-
-    Returns:
-      uint8 ``[B, H, W, C]``, and what :func:`decode_rows` yields.
-    """
-    out = np.empty(shape, np.uint8)
-    return out, list(decode_rows(out, encoded, channels, image_size))
-
-
-def _open(encoded: str | bytes | np.ndarray, image_size: int | None) -> "Image.Image":
+def _open(
+    encoded: str | bytes | np.ndarray, image_size: int | None, out: np.ndarray | None
+) -> "Image.Image | np.ndarray":
+    """Returns the picture as it is to be seen, as pixels where it has them already."""
     from PIL import Image, ImageOps
 
-    if isinstance(encoded, np.ndarray):
-        return Image.fromarray(encoded[..., 0] if encoded.shape[-1] == 1 else encoded)
     if isinstance(encoded, str):
-        # Pillow itself reads a file in pieces, and a Path costs as much as the reading.
-        with io.FileIO(encoded) as file:
-            encoded = file.readall()
-    image = Image.open(io.BytesIO(encoded))
-    if image_size is not None:
-        # A JPEG can be decoded at a fraction of its size; twice the wanted size
-        # leaves the antialiased resize what it needs.
-        image.draft(None, (2 * image_size, 2 * image_size))
+        encoded = _read_file(encoded)
+    if isinstance(encoded, np.ndarray):
+        return encoded
+    # A JPEG can be decoded at a fraction of its size; twice the wanted size leaves the
+    # antialiased resize what it needs.
+    least = None if image_size is None else 2 * image_size
+    if is_jpeg(encoded):
+        pixels = decode_plain(encoded, least, out)
+        if pixels is not None:
+            return pixels
+    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    if least is not None:
+        image.draft(None, (least, least))
     ImageOps.exif_transpose(image, in_place=True)
+    return _to_8_bits(image)
+
+
+def _read_file(path: str) -> bytes:
+    # Opening a named pipe waits until somebody writes to it; a device may do anything.
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (a third of the time)
+        raise ValueError("not a regular file")
+    # Pillow itself reads a file in pieces, and a Path costs as much as the reading.
+    with io.FileIO(path) as file:
+        return file.readall()
+
+
+def _is_converted(pixels: np.ndarray, channels: int, image_size: int | None) -> bool:
+    height, width = (image_size or side for side in pixels.shape[:2])
+    return pixels.shape == (height, width, channels)
+
+
+def _convert(
+    image: "Image.Image | np.ndarray", channels: int, image_size: int | None
+) -> "Image.Image":
+    from PIL import Image, ImageOps
+
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    mode = "L" if channels == 1 else "RGB"
+    # Pillow copies where there is nothing to convert.
+    image = image if image.mode == mode else image.convert(mode)
+    if image_size is not None and image.size != (image_size, image_size):
+        size = (image_size, image_size)
+        image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
     return image
 
 

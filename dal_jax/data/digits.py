@@ -22,7 +22,7 @@ def load() -> Dataset:
 
     Example:
       >>> dataset = load()
-      >>> dataset.train.images.shape, dataset.test.images.shape
+      >>> dataset.train.inputs.shape, dataset.test.inputs.shape
       ((1297, 8, 8, 1), (500, 8, 8, 1))
     """
     from sklearn.datasets import load_digits
@@ -34,7 +34,7 @@ def load() -> Dataset:
 
     def split(index: np.ndarray) -> Split:
         return Split(
-            images=images[index],
+            inputs=images[index],
             labels=labels[index],
             index=index.astype(np.int64),
             clean_labels=labels[index],

@@ -104,7 +104,7 @@ def _split(
             f"with one of the suffixes {_FORMATS}"
         )
     return Split(
-        images=FileImages(channels or 3, image_size, tuple(paths)),
+        inputs=FileImages(channels or 3, image_size, tuple(paths)),
         labels=np.array(labels, np.int32),
         index=np.arange(len(paths)),
         clean_labels=None,

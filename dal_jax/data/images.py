@@ -5,31 +5,18 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dal_jax.data.decode import (
-    Failures,
-    OtherSize,
-    UnreadableImage,
-    decode,
-    decode_batch,
-    decode_rows,
-)
-from dal_jax.data.split import ImageSource, Subset
+from dal_jax.data.decode import OtherSize, UnreadableImage, decode, decode_rows
+from dal_jax.data.split import InputSource, Subset
 from dal_jax.errors import InputError
-
-# (shape, encoded, channels, image_size) -> (batch, failures), see decode.decode_batch
-DecodeBatch = Callable[
-    [tuple[int, ...], Sequence[str | bytes | np.ndarray], int, int | None],
-    tuple[np.ndarray, Failures],
-]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedImages(abc.ABC):
-    """Images on disk, decoded at every access; an :class:`ImageSource`.
+    """Images on disk, decoded at every access; an :class:`InputSource`.
 
     Attributes:
       channels: 1 or 3, what every image is converted to.
@@ -54,6 +41,11 @@ class EncodedImages(abc.ABC):
     @abc.abstractmethod
     def fingerprint(self, positions: np.ndarray) -> str:
         """Returns a digest that changes with the bytes of the images at positions."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of an image, uint8."""
+        return np.dtype(np.uint8)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -146,48 +138,35 @@ def fingerprint_of_files(paths: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def stack(
-    images: np.ndarray | ImageSource,
-    positions: np.ndarray,
-    decode_batch: DecodeBatch = decode_batch,
-) -> np.ndarray:
-    """Returns the images at some positions as one uint8 array ``[B, H, W, C]``.
+def stack(inputs: np.ndarray | InputSource, positions: np.ndarray) -> np.ndarray:
+    """Returns the inputs at some positions as one array ``[B, ...]``.
 
     Args:
-      images: the images of a split.
+      inputs: those of a split; images are decoded.
       positions: ints ``[B]``.
-      decode_batch: what decodes them, where they are encoded.
 
     Returns:
-      The decoded images.
+      The inputs, in the order of the positions.
 
     Raises:
       InputError: if one does not decode or has another size; the line names it.
 
     Example:
-      >>> images = np.arange(8, dtype=np.uint8).reshape(4, 1, 1, 2)
-      >>> stack(images, np.array([2, 0])).tolist()
+      >>> inputs = np.arange(8, dtype=np.uint8).reshape(4, 1, 1, 2)
+      >>> stack(inputs, np.array([2, 0])).tolist()
       [[[[4, 5]]], [[[0, 1]]]]
     """
-    if isinstance(images, Subset):
-        return stack(images.source, images.positions[positions], decode_batch)
-    if isinstance(images, np.ndarray):
-        return images[positions]
-    if not isinstance(images, EncodedImages):
-        return np.stack([images[position] for position in positions.tolist()])
-    batch, failures = decode_batch(
-        (len(positions), *images.shape),
-        images.read(positions),
-        images.channels,
-        images.image_size,
-    )
-    for row, error in failures:
-        name = images.name(int(positions[row]))
-        if isinstance(error, OtherSize):
-            raise _other_size(images, name, error)
+    if isinstance(inputs, Subset):
+        return stack(inputs.source, inputs.positions[positions])
+    if isinstance(inputs, np.ndarray):
+        return inputs[positions]
+    if not isinstance(inputs, EncodedImages):
+        return np.stack([inputs[position] for position in positions.tolist()])
+    batch = np.empty((len(positions), *inputs.shape), np.uint8)
+    for row, error in decode_into(batch, inputs, positions):
         raise InputError(
-            f"image {name} does not decode ({error}): mend or remove it, or set "
-            "dataset.on_unreadable=skip"
+            f"image {inputs.name(int(positions[row]))} does not decode ({error}): fix "
+            "or remove it, or set dataset.on_unreadable=skip"
         )
     return batch
 

@@ -1,8 +1,8 @@
 """A CSV file of image paths, given labels and, where known, clean labels.
 
 The first line names the columns: ``path``, ``label`` and, where known,
-``clean_label``; others are passed over. So Clothing1M, Food-101N or an export of one's
-own can be put. Labels are class names, or integers from 0 if all of them are.
+``clean_label``; others are ignored. Clothing1M, Food-101N or an export of one's own can
+be written like this. Labels are class names, or integers from 0 if all of them are.
 """
 
 import csv
@@ -60,7 +60,7 @@ def load(
         root = Path(data_dir).expanduser() if data_dir is not None else path.parent
         clean = table.get("clean_label")
         return Split(
-            images=FileImages(
+            inputs=FileImages(
                 channels or 3, image_size, tuple(str(root / x) for x in table["path"])
             ),
             labels=_numbers(table["label"], class_names, label_column, path),
@@ -137,7 +137,7 @@ def _numbers(
             known = ", ".join(class_names[:10]) + (", ..." * (len(class_names) > 10))
             raise InputError(
                 f"{path}: row {row} has the {column} {label!r}, expected a class of "
-                f"training ({known}); mend the label"
+                f"training ({known}); fix the label"
             )
     return np.array([number[label] for label in labels], np.int32)
 

@@ -77,7 +77,7 @@ def load(config: "DatasetConfig") -> Dataset:
       config: the source's name and options, see ``docs/data.md``.
 
     Returns:
-      The data set, its images in memory or streamed; every image has been seen to
+      The data set, its inputs in memory or streamed; every image has been seen to
       decode. ``test`` is None where the user gave no test examples.
 
     Raises:
@@ -99,11 +99,7 @@ def load(config: "DatasetConfig") -> Dataset:
     if test is not None:
         test, more_skipped = _prepare(test, "test", config.test_size, config)
         skipped += more_skipped
-        if test.image_shape != train.image_shape:
-            raise InputError(
-                f"test images are {_size(test)} and training images {_size(train)}: "
-                "expected the same; set dataset.image_size and dataset.channels"
-            )
+        _check_same(train, test)
     elif config.test_size is not None:
         raise InputError(
             f"dataset.test_size={config.test_size} without test examples: expected "
@@ -118,11 +114,11 @@ def _prepare(
     if size is not None:
         split = fixed_subset(split, size, f"{label}_size")
     changed = config.image_size is not None or config.channels is not None
-    if isinstance(split.images, np.ndarray) and (changed or config.storage == "stream"):
-        pixels = split.images
+    if isinstance(split.inputs, np.ndarray) and changed:
+        pixels = split.inputs
         channels = config.channels or pixels.shape[-1]
         images = ArrayImages(channels, config.image_size, pixels)
-        split = dataclasses.replace(split, images=images)
+        split = dataclasses.replace(split, inputs=images)
     return materialize(
         split,
         label,
@@ -152,6 +148,17 @@ def _check(config: "DatasetConfig"):
         raise InputError(f"dataset.workers={config.workers}: expected 0 or more")
 
 
-def _size(split: Split) -> str:
-    height, width, channels = split.image_shape
+def _check_same(train: Split, test: Split):
+    if (train.input_shape, train.input_dtype) != (test.input_shape, test.input_dtype):
+        raise InputError(
+            f"test inputs are {_form(test)} and training inputs {_form(train)}: "
+            "expected the same; convert them, or set dataset.image_size and "
+            "dataset.channels of images"
+        )
+
+
+def _form(split: Split) -> str:
+    if split.input_dtype != np.uint8 or len(split.input_shape) != 3:
+        return f"{split.input_dtype} {list(split.input_shape)}"
+    height, width, channels = split.input_shape
     return f"{width} x {height} pixels with {channels} channel{'s' * (channels > 1)}"

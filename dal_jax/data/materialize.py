@@ -8,7 +8,6 @@ of a split in memory, the list of unreadable images of one that is streamed.
 import dataclasses
 import hashlib
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from dal_jax.data import cache
-from dal_jax.data.images import ArrayImages, EncodedImages, decode_into
+from dal_jax.data.batches import cores
+from dal_jax.data.images import ArrayImages, EncodedImages, decode_into, stack
 from dal_jax.data.split import Split, Subset
 from dal_jax.errors import InputError
 
@@ -39,12 +39,13 @@ def materialize(
     on_unreadable: str = "stop",
     cache_dir: Path | None = None,
 ) -> tuple[Split, tuple[str, ...]]:
-    """Returns a split whose images are in memory or known to decode when streamed.
+    """Returns a split whose inputs are in memory or known to decode when streamed.
 
     Args:
-      split: its images may still be :class:`EncodedImages`, or a subset of them.
+      split: its inputs are an array, a source, or images that are still encoded
+        (:class:`EncodedImages`), or a subset of these.
       label: what messages and the progress bar call it, e.g. ``"train"``.
-      storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory if the decoded images
+      storage: ``"memory"``, ``"stream"``, or ``"auto"``: memory if the decoded inputs
         take at most ``MEMORY_LIMIT`` bytes.
       on_unreadable: ``"stop"`` or ``"skip"``.
       cache_dir: where decoded images are kept; None keeps none.
@@ -56,19 +57,21 @@ def materialize(
       InputError: if images do not decode and are not to be skipped, if all fail, or
         if sizes differ.
     """
-    images, positions = split.images, np.arange(len(split))
+    size = len(split) * math.prod(split.input_shape) * split.input_dtype.itemsize
+    in_memory = storage == "memory" or (storage == "auto" and size <= MEMORY_LIMIT)
+    images, positions = split.inputs, np.arange(len(split))
     if isinstance(images, Subset):
         images, positions = images.source, images.positions
     if not isinstance(images, EncodedImages):
-        return split, ()
-    size = len(positions) * math.prod(images.shape)
-    in_memory = storage == "memory" or (storage == "auto" and size <= MEMORY_LIMIT)
+        return _place_numbers(split, in_memory), ()
     if isinstance(images, ArrayImages) and not in_memory:
         return split, ()  # nothing there can fail to decode
     if isinstance(images, ArrayImages) and images.array.shape[1:] == images.shape:
         all_there = np.array_equal(positions, np.arange(len(images)))
-        pixels = images.array if all_there else images.array[positions]
-        return dataclasses.replace(split, images=pixels), ()
+        # Where memory was decided on, a mapped file counts as an array.
+        pixels = np.asarray(images.array)
+        pixels = pixels if all_there else pixels[positions]
+        return dataclasses.replace(split, inputs=pixels), ()
 
     entry = cache.key(
         images=images.fingerprint(positions),
@@ -92,9 +95,21 @@ def materialize(
     skipped = tuple(images.name(int(positions[row])) for row, _ in failures)
     if in_memory:
         pixels = arrays["images"].view(np.ndarray)
-        whole = dataclasses.replace(split, images=pixels)
+        whole = dataclasses.replace(split, inputs=pixels)
         return (whole.take(kept) if failures else whole), skipped
     return (split.take(kept) if failures else split), skipped
+
+
+def _place_numbers(split: Split, in_memory: bool) -> Split:
+    """Returns a split of inputs that need no decoding, as an array or as a source."""
+    inputs = split.inputs
+    if in_memory and isinstance(inputs, np.ndarray):
+        inputs = np.asarray(inputs)  # also where it is mapped from a file
+    elif in_memory:
+        inputs = stack(inputs, np.arange(len(split)))
+    elif isinstance(inputs, np.ndarray):
+        inputs = Subset(inputs, np.arange(len(split)))
+    return dataclasses.replace(split, inputs=inputs)
 
 
 def _decode_all(
@@ -114,7 +129,7 @@ def _decode_all(
         failures = decode_into(out, images, chunk)
         return [(start + row, str(reason)) for row, reason in failures]
 
-    threads = (os.cpu_count() or 1) if _worth_threads(images) else 1
+    threads = cores() if _worth_threads(images) else 1
     starts = range(0, len(positions), _CHUNK)
     failures: list[tuple[int, str]] = []
     # disable=None: no bar where nobody watches.
@@ -156,7 +171,7 @@ def _refuse(
 ):
     row, reason = failures[0]
     name = images.name(int(positions[row]))
-    advice = "mend or remove them, or set dataset.on_unreadable=skip"
+    advice = "fix or remove them, or set dataset.on_unreadable=skip"
     if len(failures) == len(positions):
         advice = "expected image files that Pillow reads"
     raise InputError(

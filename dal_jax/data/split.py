@@ -1,8 +1,8 @@
-"""What every data source hands on: images, given labels, original indices.
+"""What every data source hands on: inputs, given labels, original indices.
 
-Images are either one uint8 array ``[N, H, W, C]`` in memory or a random-access
-source that decodes one image at a time; everything else about an example is small
-and always an array.
+Inputs are either one array ``[N, ...]`` of any shape and dtype (uint8 images, float
+features, int tokens) or a random-access source that gives one input at a time;
+everything else about an example is small and always an array.
 """
 
 import dataclasses
@@ -14,16 +14,21 @@ from dal_jax.errors import InputError
 
 
 @runtime_checkable
-class ImageSource(Protocol):
-    """Random access to decoded images that do not fit in memory together.
+class InputSource(Protocol):
+    """Random access to inputs that do not fit in memory together.
 
-    ``shape`` is that of ONE image, ``(H, W, C)``; ``source[i]`` is a uint8 array of
-    that shape. Several threads may ask at once.
+    ``shape`` and ``dtype`` are those of ONE input, e.g. ``(H, W, C)`` and uint8;
+    ``source[i]`` is an array of that shape and dtype. Several threads may ask at once.
     """
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape ``(H, W, C)`` of one image."""
+        """The shape of one input."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of one input."""
         ...
 
     def __len__(self) -> int: ...
@@ -33,15 +38,20 @@ class ImageSource(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """The images of a source at some positions, in that order."""
+    """The inputs of a source, or of an array, at some positions, in that order."""
 
-    source: ImageSource
+    source: np.ndarray | InputSource
     positions: np.ndarray
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one image."""
-        return self.source.shape
+        """The shape of one input."""
+        return shape_of_one(self.source)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of one input."""
+        return self.source.dtype
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -50,74 +60,120 @@ class Subset:
         return self.source[int(self.positions[position])]
 
 
+def shape_of_one(inputs: np.ndarray | InputSource) -> tuple[int, ...]:
+    """Returns the shape of one input."""
+    shape = tuple(inputs.shape)
+    return shape[1:] if isinstance(inputs, np.ndarray) else shape
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """One split of a data set, every example with its original index.
 
     Attributes:
-      images: uint8 ``[N, H, W, C]`` in memory, or an :class:`ImageSource`.
-      labels: int32 ``[N]``, the labels as the source gives them.
+      inputs: an array ``[N, ...]`` of any shape and dtype, or an
+        :class:`InputSource`. A ``np.memmap`` is never copied whole.
+      labels: integers ``[N]``, or ``[N, ...]`` where an input has several, as tokens
+        have: the labels as the source gives them.
       index: int64 ``[N]``, each example's index in the original order of its source,
-        whatever order it is stored in and whatever has been left out.
-      clean_labels: int32 ``[N]``, or None where the source does not know them.
+        whatever order it is stored in and whatever has been left out. Default: its
+        position.
+      clean_labels: integers of the shape of ``labels``, or None where the source does
+        not know them.
       index_is_original: False where the source records no original order, so that
         ``index`` is only the position in storage; a label file must then be refused.
       source_size: how many examples the source has, before anything was left out: the
-        length that a label file in the original order must have.
+        length that a label file in the original order must have. Default: ``N``.
+
+    Raises:
+      InputError: if the lengths differ, or labels are not integers.
 
     Example:
-      >>> split = Split(np.zeros([3, 2, 2, 1], np.uint8), np.array([0, 1, 1], np.int32),
-      ...               np.array([7, 8, 9]), None, source_size=10)
-      >>> len(split), split.image_shape, split.take([2, 0]).index.tolist()
-      (3, (2, 2, 1), [9, 7])
+      >>> split = Split(np.zeros([3, 5], np.float32), np.array([0, 1, 1]))
+      >>> len(split), split.input_shape, split.take([2, 0]).index.tolist()
+      (3, (5,), [2, 0])
     """
 
-    images: np.ndarray | ImageSource
+    inputs: np.ndarray | InputSource
     labels: np.ndarray
-    index: np.ndarray
-    clean_labels: np.ndarray | None
+    # The two that are None only until they are filled in, below.
+    index: np.ndarray = None  # pyright: ignore[reportAssignmentType]
+    clean_labels: np.ndarray | None = None
     index_is_original: bool = True
-    source_size: int = 0
+    source_size: int = None  # pyright: ignore[reportAssignmentType]
 
     def __post_init__(self):
-        if len(self.images) != len(self.labels) or len(self.labels) != len(self.index):
+        def fill(field: str, value):
+            object.__setattr__(self, field, value)  # the dataclass is frozen
+
+        if hasattr(self.inputs, "__array__") or isinstance(self.inputs, list | tuple):
+            fill("inputs", np.asanyarray(self.inputs))
+        fill("labels", np.asarray(self.labels))
+        if self.index is None:
+            fill("index", np.arange(len(self.labels)))
+        if self.source_size is None:
+            fill("source_size", len(self.labels))
+        if len(self.inputs) != len(self.labels) or len(self.labels) != len(self.index):
             raise InputError(
-                f"a split has {len(self.images)} images, {len(self.labels)} labels and "
+                f"a split has {len(self.inputs)} inputs, {len(self.labels)} labels and "
                 f"{len(self.index)} indices: expected as many of each; check the data"
             )
+        _check_labels("labels", self.labels)
+        if self.clean_labels is not None:
+            fill("clean_labels", np.asarray(self.clean_labels))
+            _check_labels("clean labels", self.clean_labels)
+            if self.clean_labels.shape != self.labels.shape:
+                raise InputError(
+                    f"labels have the shape {list(self.labels.shape)} and clean labels "
+                    f"{list(self.clean_labels.shape)}: expected the same; check which "
+                    "belong together"
+                )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def in_memory(self) -> bool:
-        """Whether all images are one array."""
-        return isinstance(self.images, np.ndarray)
+        """Whether all inputs are one array, and not one that is mapped from a file."""
+        return isinstance(self.inputs, np.ndarray) and not isinstance(
+            self.inputs, np.memmap
+        )
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
-        """The shape ``(H, W, C)`` of one image."""
-        if isinstance(self.images, np.ndarray):
-            return self.images.shape[1:]
-        return tuple(self.images.shape)
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input, e.g. ``(H, W, C)``."""
+        return shape_of_one(self.inputs)
+
+    @property
+    def input_dtype(self) -> np.dtype:
+        """The dtype of the inputs."""
+        return np.dtype(self.inputs.dtype)
 
     def take(self, positions) -> "Split":
         """Returns the examples at ``positions`` (ints ``[M]``), in that order."""
         positions = np.asarray(positions, np.int64)
-        if isinstance(self.images, np.ndarray):
-            images = self.images[positions]
-        elif isinstance(self.images, Subset):
-            images = Subset(self.images.source, self.images.positions[positions])
+        if isinstance(self.inputs, np.ndarray) and self.in_memory:
+            inputs = self.inputs[positions]
+        elif isinstance(self.inputs, Subset):
+            inputs = Subset(self.inputs.source, self.inputs.positions[positions])
         else:
-            images = Subset(self.images, positions)
+            inputs = Subset(self.inputs, positions)
         return dataclasses.replace(
             self,
-            images=images,
+            inputs=inputs,
             labels=self.labels[positions],
             index=self.index[positions],
             clean_labels=(
                 None if self.clean_labels is None else self.clean_labels[positions]
             ),
+        )
+
+
+def _check_labels(name: str, labels: np.ndarray):
+    if labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{name} are {labels.dtype} {list(labels.shape)}: expected integers, the "
+            "number of each example's class; convert them"
         )
 
 

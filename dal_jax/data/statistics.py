@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from dal_jax.data.split import ImageSource
+from dal_jax.data.split import InputSource
 
 _SAMPLE = 2_000
 
 
 def image_statistics(
-    images: np.ndarray | ImageSource,
+    images: np.ndarray | InputSource,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns each channel's mean and standard deviation, of pixels in [0, 1].
 

@@ -186,7 +186,7 @@ def _load_split(
     )
     labels = np.array(arrays["labels"])
     return Split(
-        images=images,
+        inputs=images,
         labels=labels,
         index=np.array(arrays["index"]),
         clean_labels=labels,

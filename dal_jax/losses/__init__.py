@@ -1,8 +1,14 @@
 """Losses for learning with label noise, pure and unreduced.
 
-Logits ``[..., num_classes]``; integer labels ``[...]`` or distributions over the
-classes ``[..., num_classes]``; the loss of each example ``[...]``. :func:`make` builds
-any of them by name.
+Every loss is ``loss(logits, labels, *, hyper=default, axis=-1, where=None)``. Logits
+``[..., num_classes]`` are floating and computed on in float32; bfloat16 and float16
+are converted, float64 stays. Labels are integers ``[...]``, or distributions over the
+classes ``[..., num_classes]``, under which the loss is averaged. The result is the loss
+of each example, ``[...]``, in float32 or float64. Rows that ``where`` ``[...]`` leaves
+out are zero in value and gradient. An argument whose rank, shape or dtype does not fit
+ends the trace with an ``AssertionError`` that names it.
+
+:func:`make` builds all of them but ``elr`` by name, :func:`make_stateful` all.
 """
 
 from dal_jax.losses import presets
@@ -13,11 +19,18 @@ from dal_jax.losses.correction import backward_correction, forward_correction
 from dal_jax.losses.dal import ce, dal_loss, dal_objective, gce, mae
 from dal_jax.losses.factories import Loss, PureLoss, StatefulLoss
 from dal_jax.losses.focusing import focal
+from dal_jax.losses.hidden import from_hidden, mean_from_hidden
 from dal_jax.losses.interpolating import js, phuber_ce, taylor_ce
 from dal_jax.losses.memory import elr, elr_targets
 from dal_jax.losses.negative import nlnl
 from dal_jax.losses.normalized import nce, nfl, nnce
-from dal_jax.losses.registry import accepted, make, make_stateful, names
+from dal_jax.losses.registry import (
+    accepted,
+    hyperparameters,
+    make,
+    make_stateful,
+    names,
+)
 from dal_jax.losses.sparse import ce_sr
 from dal_jax.losses.tempered import bi_tempered
 
@@ -40,12 +53,15 @@ __all__ = [
     "elr_targets",
     "focal",
     "forward_correction",
+    "from_hidden",
     "gce",
     "hard_bootstrapping",
+    "hyperparameters",
     "js",
     "mae",
     "make",
     "make_stateful",
+    "mean_from_hidden",
     "names",
     "nce",
     "nce_agce",

@@ -13,8 +13,7 @@ of this kind, write ``_term(log_p, *parameters)`` without clamps and as accurate
 ``log_p = 0`` as ``expm1`` and ``log1p`` allow, and return
 ``of_label(_term, logits, labels, parameters, axis=axis, where=where)``. ``_term`` must
 be a module-level function and get everything that may be traced through
-``parameters``. A loss that looks at all classes has its own derivative written out, and
-:func:`with_gradient` makes it a rule.
+``parameters``.
 """
 
 import functools
@@ -26,6 +25,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.losses import log_space
+from dal_jax.losses.softmax import label_and_entropy
 from dal_jax.losses.summation import below, half_below, sums_over_classes
 
 Term = Callable[..., jax.Array]
@@ -60,87 +60,24 @@ def of_label(
     """
     logits, labels, axis = log_space.check(logits, labels, axis=axis, where=where)
     as_float = functools.partial(jnp.asarray, dtype=log_space.wide(logits))
-    parameters = tuple(map(as_float, parameters))
-    weight = None if entropy_weight is None else as_float(entropy_weight)
-    return log_space.mask(
-        _of_label(term, axis, logits, labels, weight, parameters), where
-    )
+    parameters = map(as_float, parameters)
+    with_entropy = entropy_weight is not None
+    if labels.ndim == logits.ndim:
+        log_p = log_space.log_probs(logits.astype(log_space.wide(logits)), axis)
+        entropy = log_space.entropy(log_p, axis) if with_entropy else None
+        fit = functools.partial(_one_a_row, axis)
+        loss = jnp.sum(labels * term(log_p, *map(fit, parameters)), axis)
+    else:
+        log_p, entropy = label_and_entropy(axis, with_entropy, logits, labels)
+        loss = term(log_p, *parameters)
+    if entropy is not None:
+        loss += as_float(entropy_weight) * entropy
+    return log_space.mask(loss, where)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _of_label(
-    term: Term,
-    axis: int,
-    logits: jax.Array,
-    labels: jax.Array,
-    weight: jax.Array | None,
-    parameters: tuple[jax.Array, ...],
-) -> jax.Array:
-    softmax = Softmax(logits, labels, axis, with_entropy=weight is not None)
-    loss = softmax.average(term(softmax.log_p, *map(softmax.fit, parameters)))
-    return loss if weight is None else loss + weight * softmax.entropy
-
-
-def _of_label_jvp(term, axis, primals, tangents):
-    """One pass over the logits writes the whole gradient, which is the tangent map."""
-    logits, labels, weight, parameters = primals
-    d_logits, d_labels, d_weight, d_parameters = tangents
-    softmax = Softmax(logits, labels, axis, with_entropy=weight is not None)
-
-    def by_parameters(*parameters):
-        return term(softmax.log_p, *map(softmax.fit, parameters))
-
-    def by_log_p(log_p):
-        return term(log_p, *map(softmax.fit, parameters))
-
-    one = jnp.ones_like(softmax.log_p)
-    values, slopes = jax.jvp(by_log_p, (softmax.log_p,), (one,))
-    loss = softmax.average(values)
-    tangent = jnp.zeros_like(loss)
-    if weight is not None:
-        loss += weight * softmax.entropy
-        if not _is_zero(d_weight):
-            tangent += d_weight * softmax.entropy
-    if not all(map(_is_zero, d_parameters)):
-        d_parameters = map(_instantiate, parameters, d_parameters)
-        d_values = jax.jvp(by_parameters, parameters, tuple(d_parameters))[1]
-        tangent += softmax.average(d_values)
-    if softmax.soft and not _is_zero(d_labels):
-        tangent += jnp.sum(values * d_labels, axis)
-    if not _is_zero(d_logits):
-        gradient = softmax.gradient(slopes, weight)
-        tangent += jnp.sum(gradient * d_logits, axis)
-    return loss, tangent
-
-
-_of_label.defjvp(_of_label_jvp, symbolic_zeros=True)
-
-
-def with_gradient(rows: Callable[..., jax.Array], both: Callable[..., Any]) -> Any:
-    """The loss ``rows`` of integer labels, with the gradient that ``both`` returns.
-
-    For losses that look at all classes. Both functions take ``(axis, static, logits,
-    labels, parameters)``, ``static`` hashable and ``parameters`` a pytree of float
-    arrays; ``both`` returns the losses and their gradient by the logits. Derivatives by
-    the parameters are those of ``rows``.
-    """
-    rule = jax.custom_jvp(rows, nondiff_argnums=(0, 1))
-
-    def jvp(axis, static, primals, tangents):
-        logits, labels, parameters = primals
-        d_logits, _, d_parameters = tangents
-        loss, gradient = both(axis, static, *primals)
-        tangent = jnp.zeros_like(loss)
-        if not _is_zero(d_logits):
-            tangent += jnp.sum(gradient * d_logits, axis)
-        if not all(map(_is_zero, jax.tree.leaves(d_parameters))):
-            by_parameters = functools.partial(rows, axis, static, logits, labels)
-            directions = jax.tree.map(_instantiate, parameters, d_parameters)
-            tangent += jax.jvp(by_parameters, (parameters,), (directions,))[1]
-        return loss, tangent
-
-    rule.defjvp(jvp, symbolic_zeros=True)
-    return rule
+def _one_a_row(axis: int, parameter: jax.Array) -> jax.Array:
+    """A parameter, one for all or one a row, in the rank of the logits."""
+    return jnp.expand_dims(parameter, axis) if parameter.ndim else parameter
 
 
 class Softmax:

@@ -4,28 +4,31 @@ Li et al. (2023), "Dynamics-Aware Loss for Learning with Label Noise", Pattern
 Recognition, arXiv:2303.11562.
 """
 
-import functools
 import math
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
 
 from dal_jax.errors import unknown_name
+from dal_jax.hyperparameters import NonNegative
 from dal_jax.losses import closed_form, log_space
-from dal_jax.losses.summation import share_of_top
 from dal_jax.schedules import CIFAR_SCHEDULE, Schedule
+
+Bootstrap = Literal["soft", "hard"]
 
 
 def dal_loss(
-    logits: jax.typing.ArrayLike,
-    labels: jax.typing.ArrayLike,
-    step: jax.typing.ArrayLike,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    step: ArrayLike,
     *,
     schedule: Schedule = CIFAR_SCHEDULE,
-    bootstrap: str = "soft",
+    bootstrap: Bootstrap = "soft",
     axis: int = -1,
-    where: jax.typing.ArrayLike | None = None,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     r"""Dynamics-Aware Loss at one step of a training run.
 
@@ -38,8 +41,7 @@ def dal_loss(
       L_t = \frac{1 - p_y^{q_t}}{q_t} + \lambda_t \frac{H(p)}{q_t \log K}
 
     Args:
-      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
-        float32.
+      logits: floating, ``[..., num_classes]``.
       labels: integers ``[...]``, or distributions ``[..., num_classes]``.
       step: the training step, from 0; may be traced, so a new step compiles nothing.
       schedule: step to :class:`~dal_jax.schedules.DALCoefficients`.
@@ -51,21 +53,18 @@ def dal_loss(
       The loss of each example, ``[...]``; the caller takes the mean.
 
     Raises:
-      AssertionError: at trace time, naming the argument whose rank, shape or dtype
-        does not fit.
       InputError: if ``bootstrap`` is not a known name.
 
     Example:
-      >>> import numpy as np
       >>> import functools
       >>> from dal_jax.schedules import dal_schedule
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
       >>> labels = jnp.array([0, 1])
-      >>> print(np.array(dal_loss(logits, labels, 0)).round(3))
-      [0.161 0.559]
+      >>> dal_loss(logits, labels, 0).tolist()
+      [0.161, 0.559]
       >>> loss = functools.partial(dal_loss, schedule=dal_schedule(1_000))
-      >>> print(np.array(loss(logits, labels, 1_000)).round(3))
-      [0.468 1.045]
+      >>> loss(logits, labels, 1_000).tolist()
+      [0.468, 1.045]
 
     References:
       Li et al., 2023, arXiv:2303.11562.
@@ -77,14 +76,14 @@ def dal_loss(
 
 
 def dal_objective(
-    logits: jax.typing.ArrayLike,
-    labels: jax.typing.ArrayLike,
-    q: jax.typing.ArrayLike,
-    bootstrap_weight: jax.typing.ArrayLike,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    q: ArrayLike,
+    bootstrap_weight: ArrayLike,
     *,
-    bootstrap: str = "soft",
+    bootstrap: Bootstrap = "soft",
     axis: int = -1,
-    where: jax.typing.ArrayLike | None = None,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     r"""Dynamics-Aware Loss at given parameters, without its schedule.
 
@@ -122,21 +121,18 @@ def dal_objective(
       The loss of each example, ``[...]``, float32 (float64 for float64 logits).
 
     Raises:
-      AssertionError: at trace time, naming the argument whose rank, shape or dtype
-        does not fit.
       InputError: if ``bootstrap`` is not a known name.
 
     Example:
-      >>> import numpy as np
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
-      >>> print(np.array(dal_objective(logits, jnp.array([0, 1]), 1.2, 0.5)).round(3))
-      [0.352 0.852]
+      >>> dal_objective(logits, jnp.array([0, 1]), 1.2, 0.5).tolist()
+      [0.352, 0.852]
 
     References:
       Li et al., 2023, arXiv:2303.11562; Zhang and Sabuncu, 2018, arXiv:1805.07836.
     """
-    if bootstrap not in ("soft", "hard"):
-        raise unknown_name("bootstrap", bootstrap, ("soft", "hard"))
+    if bootstrap not in get_args(Bootstrap):
+        raise unknown_name("bootstrap", bootstrap, get_args(Bootstrap))
     num_classes = jnp.shape(logits)[axis]
     if num_classes < 2:
         raise AssertionError(f"logits must hold two classes or more, got {num_classes}")
@@ -157,41 +153,32 @@ def dal_objective(
     if soft:
         return loss
     logits, _, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    return loss + weight * log_space.mask(ce_of_top(axis, logits), where)
+    return loss + weight * log_space.mask(ce_of_top(logits, axis), where)
 
 
 def gce(
-    logits: jax.typing.ArrayLike,
-    labels: jax.typing.ArrayLike,
+    logits: ArrayLike,
+    labels: ArrayLike,
     *,
-    q: jax.typing.ArrayLike = 0.7,
+    q: NonNegative = 0.7,
     axis: int = -1,
-    where: jax.typing.ArrayLike | None = None,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     r"""Generalized cross entropy, :math:`(1 - p_y^q) / q`.
 
     :func:`dal_objective` without bootstrapping and with a fixed ``q``.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       q: at least 0, values above 1 included. 0 is the cross entropy, 1 the mean
         absolute error, 0.7 the published default. Scalar or ``[...]``; may be traced.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, between 0 and ``1 / q``.
 
-    Raises:
-      AssertionError: at trace time, naming the argument whose rank, shape or dtype
-        does not fit.
-
     Example:
-      >>> import numpy as np
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
-      >>> print(np.array(gce(logits, jnp.array([0, 1]))).round(3))
-      [0.16  0.541]
+      >>> gce(logits, jnp.array([0, 1])).tolist()
+      [0.16, 0.541]
 
     References:
       Zhang and Sabuncu, 2018, arXiv:1805.07836.
@@ -200,35 +187,24 @@ def gce(
 
 
 def mae(
-    logits: jax.typing.ArrayLike,
-    labels: jax.typing.ArrayLike,
+    logits: ArrayLike,
+    labels: ArrayLike,
     *,
     axis: int = -1,
-    where: jax.typing.ArrayLike | None = None,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     r"""Mean absolute error of the prediction, :math:`1 - p_y`.
 
     Half the 1-norm between the prediction and the one-hot label. Symmetric: its sum
     over all labels is :math:`K - 1`, whatever the prediction.
 
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
-
     Returns:
       The loss of each example, ``[...]``, between 0 and 1.
 
-    Raises:
-      AssertionError: at trace time, naming the argument whose rank, shape or dtype
-        does not fit.
-
     Example:
-      >>> import numpy as np
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
-      >>> print(np.array(mae(logits, jnp.array([0, 1]))).round(3))
-      [0.156 0.494]
+      >>> mae(logits, jnp.array([0, 1])).tolist()
+      [0.156, 0.494]
 
     References:
       Ghosh et al., 2017, arXiv:1712.09482.
@@ -237,52 +213,29 @@ def mae(
 
 
 def ce(
-    logits: jax.typing.ArrayLike,
-    labels: jax.typing.ArrayLike,
+    logits: ArrayLike,
+    labels: ArrayLike,
     *,
     axis: int = -1,
-    where: jax.typing.ArrayLike | None = None,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     r"""Cross entropy, :math:`-\log p_y`, equal to optax's.
-
-    Args:
-      logits: floating, ``[..., num_classes]``.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.
 
-    Raises:
-      AssertionError: at trace time, naming the argument whose rank, shape or dtype
-        does not fit.
-
     Example:
-      >>> import numpy as np
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
-      >>> print(np.array(ce(logits, jnp.array([0, 1]))).round(3))
-      [0.17 0.68]
+      >>> ce(logits, jnp.array([0, 1])).tolist()
+      [0.17, 0.68]
     """
     return closed_form.of_label(_ce_term, logits, labels, axis=axis, where=where)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def ce_of_top(axis: int, logits: jax.Array) -> jax.Array:
+def ce_of_top(logits: jax.Array, axis: int) -> jax.Array:
     """Cross entropy against the most probable class, the mean of them if several."""
     top = jnp.max(logits, axis, keepdims=True)
     return jnp.log(jnp.sum(jnp.exp(logits - top), axis))
-
-
-@ce_of_top.defjvp
-def _ce_of_top_jvp(axis, primals, tangents):
-    (logits,), (d_logits,) = primals, tangents
-    top = jnp.max(logits, axis, keepdims=True)
-    exps = jnp.exp(logits - jax.lax.stop_gradient(top))
-    total = jnp.sum(exps, axis, keepdims=True)
-    # Finding the index of the largest takes far longer than comparing with it.
-    gradient = exps / total - share_of_top(logits, top, axis)
-    return ce_of_top(axis, logits), jnp.sum(gradient * d_logits, axis)
 
 
 @jax.custom_jvp

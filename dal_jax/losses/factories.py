@@ -1,8 +1,8 @@
 """Losses that are more than a function of logits and labels, in a trainer's form.
 
 They depend on the step, draw random numbers, remember examples, or have coefficients
-that a report shows. Each factory takes the loss's hyper-parameters by keyword, and what
-it needs to know of the run; :mod:`~dal_jax.losses.registry` holds them by name.
+that a report shows. Each factory is given all hyper-parameters of the loss by keyword,
+and what it asks for of the run; it declares those that the loss as a function has not.
 """
 
 import functools
@@ -11,16 +11,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from dal_jax.errors import InputError, unknown_name
+from dal_jax.errors import InputError
+from dal_jax.hyperparameters import Positive
 from dal_jax.losses import correction, dal, memory, negative, sparse
 from dal_jax.schedules import CIFAR_EPOCH, CIFAR_STEPS, dal_schedule
 
-Loss = Callable[[jax.Array, jax.Array, jax.typing.ArrayLike], jax.Array]
-Coefficients = Callable[[jax.typing.ArrayLike], dict[str, jax.Array]]
+Loss = Callable[[jax.Array, jax.Array, ArrayLike], jax.Array]
+Coefficients = Callable[[ArrayLike], dict[str, jax.Array]]
 
 
-def _no_coefficients(step: jax.typing.ArrayLike) -> dict[str, jax.Array]:
+def _no_coefficients(step: ArrayLike) -> dict[str, jax.Array]:
     del step
     return {}
 
@@ -54,23 +56,31 @@ class PureLoss(NamedTuple):
     draws: bool = False
 
 
-def at_step(value: Any, step: jax.typing.ArrayLike) -> Any:
+def at_step(value: Any, step: ArrayLike) -> Any:
     """Returns a hyper-parameter at one step; schedules are functions of it."""
     return value(step) if callable(value) else value
 
 
+def make_plain(function: Callable[..., jax.Array], **hyperparameters: Any) -> PureLoss:
+    """Returns a function of logits and labels, its schedules taken at each step."""
+
+    def apply(logits, labels, step):
+        now = {key: at_step(value, step) for key, value in hyperparameters.items()}
+        return function(logits, labels, **now)
+
+    return PureLoss(apply)
+
+
 def make_dal(
     *,
+    q_start: ArrayLike,
+    q_end: ArrayLike,
+    bootstrap: dal.Bootstrap,
+    per_epoch: bool = True,
     total_steps: int | None = None,
     steps_per_epoch: int | None = None,
-    q_start: jax.typing.ArrayLike = 0.6,
-    q_end: jax.typing.ArrayLike = 1.5,
-    per_epoch: bool = True,
-    bootstrap: str = "soft",
 ) -> PureLoss:
     """Returns Dynamics-Aware Loss on the schedule of a run."""
-    if bootstrap not in ("soft", "hard"):
-        raise unknown_name("bootstrap", bootstrap, ("soft", "hard"))
     if total_steps is None:
         total_steps, steps_per_epoch = CIFAR_STEPS, steps_per_epoch or CIFAR_EPOCH
     schedule = dal_schedule(
@@ -79,34 +89,26 @@ def make_dal(
         q_end=q_end,
         steps_per_epoch=steps_per_epoch if per_epoch else None,
     )
-    apply = functools.partial(_dal_apply, schedule, bootstrap)
+    apply = functools.partial(dal.dal_loss, schedule=schedule, bootstrap=bootstrap)
     return PureLoss(apply, lambda step: schedule(step)._asdict())
 
 
-def _dal_apply(schedule, bootstrap, logits, labels, step):
-    return dal.dal_loss(logits, labels, step, schedule=schedule, bootstrap=bootstrap)
-
-
-def make_gce(*, q: Any = 0.7) -> PureLoss:
-    """Returns the generalized cross entropy; it reports its ``q`` beside DAL's."""
-
-    def apply(logits, labels, step):
-        return dal.gce(logits, labels, q=at_step(q, step))
+def make_gce(*, q: Any) -> PureLoss:
+    """Returns the generalized cross entropy; it reports its ``q`` as DAL does."""
 
     def coefficients(step):
         return {"q": jnp.asarray(at_step(q, step)), "bootstrap_weight": jnp.zeros(())}
 
-    return PureLoss(apply, coefficients)
+    return make_plain(dal.gce, q=q)._replace(coefficients=coefficients)
 
 
 def make_ce_sr(
     *,
-    steps_per_epoch: int | None = None,
-    temperature: Any = 0.5,
-    p: Any = 0.1,
-    regularization_weight: Any = 1.2,
-    regularization_growth: float = 1.0,
+    regularization_weight: Any,
+    regularization_growth: Positive = 1.0,
     per_epoch: bool = True,
+    steps_per_epoch: int | None = None,
+    **others: Any,
 ) -> PureLoss:
     """Returns cross entropy with sparse regularisation, whose weight grows."""
     if regularization_growth != 1 and steps_per_epoch is None:
@@ -122,24 +124,13 @@ def make_ce_sr(
         epochs = step // steps_per_epoch if per_epoch else step / steps_per_epoch
         return base * jnp.asarray(regularization_growth) ** epochs
 
-    def apply(logits, labels, step):
-        return sparse.ce_sr(
-            logits,
-            labels,
-            temperature=at_step(temperature, step),
-            p=at_step(p, step),
-            regularization_weight=weight(step),
-        )
-
-    return PureLoss(apply, lambda step: {"regularization_weight": weight(step)})
+    loss = make_plain(sparse.ce_sr, regularization_weight=weight, **others)
+    return loss._replace(
+        coefficients=lambda step: {"regularization_weight": weight(step)}
+    )
 
 
-def make_nlnl(
-    *,
-    seed: int = 0,
-    num_negatives: int = 1,
-    class_weights: jax.typing.ArrayLike | None = None,
-) -> PureLoss:
+def make_nlnl(*, seed: int = 0, **others: Any) -> PureLoss:
     """Returns negative learning; seed, step and example decide the labels drawn.
 
     The example is its ``index``, or without one its place in the batch.
@@ -155,13 +146,7 @@ def make_nlnl(
             # Keys that differ draw unrelated numbers, however alike they are, so that
             # half of the hashing can be saved.
             own_key = jax.random.wrap_key_data(words ^ index.astype(jnp.uint32))
-            return negative.nlnl(
-                logits,
-                label,
-                own_key,
-                num_negatives=num_negatives,
-                class_weights=class_weights,
-            )
+            return negative.nlnl(logits, label, own_key, **others)
 
         for _ in labels.shape:
             of_example = jax.vmap(of_example)
@@ -172,10 +157,10 @@ def make_nlnl(
 
 def make_elr(
     *,
+    beta: Any,
+    regularization_weight: Any,
     num_examples: int,
     num_classes: int | None = None,
-    beta: Any = 0.7,
-    regularization_weight: Any = 3.0,
 ) -> StatefulLoss:
     """Returns early-learning regularisation, with the targets of all examples."""
     if num_classes is None:
@@ -195,37 +180,11 @@ def make_elr(
     return StatefulLoss(init, apply)
 
 
-def make_forward_correction(
-    *,
-    noise_rate: Any = None,
-    transition_matrix: jax.typing.ArrayLike | None = None,
+def make_correction(
+    function: Callable[..., jax.Array], *, noise_rate: Any, transition_matrix: Any
 ) -> PureLoss:
-    """Returns the forward-corrected cross entropy."""
-    return _corrected(correction.forward_correction, noise_rate, transition_matrix)
-
-
-def make_backward_correction(
-    *,
-    noise_rate: Any = None,
-    transition_matrix: jax.typing.ArrayLike | None = None,
-) -> PureLoss:
-    """Returns the backward-corrected cross entropy."""
-    return _corrected(correction.backward_correction, noise_rate, transition_matrix)
-
-
-def _corrected(
-    function: Callable[..., jax.Array],
-    noise_rate: Any,
-    transition_matrix: jax.typing.ArrayLike | None,
-) -> PureLoss:
+    """Returns the forward- or backward-corrected cross entropy."""
     correction.require_one(noise_rate, transition_matrix)
-
-    def apply(logits, labels, step):
-        return function(
-            logits,
-            labels,
-            noise_rate=at_step(noise_rate, step),
-            transition_matrix=transition_matrix,
-        )
-
-    return PureLoss(apply)
+    return make_plain(
+        function, noise_rate=noise_rate, transition_matrix=transition_matrix
+    )

@@ -8,18 +8,20 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from dal_jax.errors import InputError
+from dal_jax.hyperparameters import AtLeastOne, Count, InnerFraction
 from dal_jax.losses import closed_form, log_space
 
 
 def taylor_ce(
-    logits: jax.typing.ArrayLike,
-    labels: jax.typing.ArrayLike,
+    logits: ArrayLike,
+    labels: ArrayLike,
     *,
-    order: int = 2,
+    order: Count = 2,
     axis: int = -1,
-    where: jax.typing.ArrayLike | None = None,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     r"""Taylor cross entropy, the series of :math:`-\log p_y` around 1, cut off.
 
@@ -30,28 +32,17 @@ def taylor_ce(
     released code clamps probabilities at 1e-6, which lowers the loss by up to
     :math:`10^{-6} n`.
 
-    Args:
-      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
-        float32.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``, under which
-        the loss is averaged.
+    Hyper-parameters:
       order: :math:`n`, a Python integer of at least 1.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, between 0 and the harmonic number of the
       order.
 
-    Raises:
-      AssertionError: at trace time, naming the argument whose rank, shape or dtype
-        does not fit.
-
     Example:
-      >>> import numpy as np
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
-      >>> print(np.array(taylor_ce(logits, jnp.array([0, 1]))).round(3))
-      [0.168 0.615]
+      >>> taylor_ce(logits, jnp.array([0, 1])).tolist()
+      [0.168, 0.615]
 
     References:
       Feng et al., 2020, "Can Cross Entropy Loss Be Robust to Label Noise?", IJCAI.
@@ -63,12 +54,12 @@ def taylor_ce(
 
 
 def phuber_ce(
-    logits: jax.typing.ArrayLike,
-    labels: jax.typing.ArrayLike,
+    logits: ArrayLike,
+    labels: ArrayLike,
     *,
-    tau: jax.typing.ArrayLike = 10.0,
+    tau: AtLeastOne = 10.0,
     axis: int = -1,
-    where: jax.typing.ArrayLike | None = None,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     r"""Partially Huberised cross entropy.
 
@@ -80,28 +71,17 @@ def phuber_ce(
     :math:`\tau`. At ``tau = 1`` it is the mean absolute error; as ``tau`` grows, the
     cross entropy.
 
-    Args:
-      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
-        float32.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``, under which
-        the loss is averaged.
+    Hyper-parameters:
       tau: at least 1; scalar or ``[...]``, may be traced. The publication takes 2 for
         CIFAR-10 and 10 for CIFAR-100.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, between 0 and :math:`1 + \log \tau`.
 
-    Raises:
-      AssertionError: at trace time, naming the argument whose rank, shape or dtype
-        does not fit.
-
     Example:
-      >>> import numpy as np
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
-      >>> print(np.array(phuber_ce(logits, jnp.array([0, 1]))).round(3))
-      [0.17 0.68]
+      >>> phuber_ce(logits, jnp.array([0, 1])).tolist()
+      [0.17, 0.68]
 
     References:
       Menon et al., 2020, "Can gradient clipping mitigate label noise?", ICLR.
@@ -110,12 +90,12 @@ def phuber_ce(
 
 
 def js(
-    logits: jax.typing.ArrayLike,
-    labels: jax.typing.ArrayLike,
+    logits: ArrayLike,
+    labels: ArrayLike,
     *,
-    pi: jax.typing.ArrayLike = 0.5,
+    pi: InnerFraction = 0.5,
     axis: int = -1,
-    where: jax.typing.ArrayLike | None = None,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     r"""Jensen-Shannon divergence between label and prediction, scaled.
 
@@ -132,26 +112,16 @@ def js(
     divisor in single precision: up to 1e-7 a class in value, and a wrong gradient for
     classes below 1e-6.
 
-    Args:
-      logits: floating, ``[..., num_classes]``; bfloat16 and float16 are computed in
-        float32.
-      labels: integers ``[...]``, or distributions ``[..., num_classes]``.
+    Hyper-parameters:
       pi: between 0 and 1, both excluded; scalar or ``[...]``, may be traced.
-      axis: the class axis of ``logits``.
-      where: rows to keep, boolean ``[...]``; others are zero in value and gradient.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.
 
-    Raises:
-      AssertionError: at trace time, naming the argument whose rank, shape or dtype
-        does not fit.
-
     Example:
-      >>> import numpy as np
       >>> logits = jnp.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
-      >>> print(np.array(js(logits, jnp.array([0, 1]))).round(3))
-      [0.166 0.612]
+      >>> js(logits, jnp.array([0, 1])).tolist()
+      [0.166, 0.612]
 
     References:
       Englesson and Azizpour, 2021, arXiv:2105.04522.

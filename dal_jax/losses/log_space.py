@@ -102,10 +102,30 @@ def mask(loss: jax.Array, where: jax.typing.ArrayLike | None) -> jax.Array:
     return loss if where is None else jnp.where(where, loss, 0)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def log_probs(logits: jax.Array, axis: int) -> jax.Array:
     """Log-softmax whose gradient and products with ``p`` stay finite at ``-inf``."""
-    shifted, log_total = _shift(logits, axis)
-    return shifted - log_total
+    below = logits - jnp.max(logits, axis, keepdims=True)
+    # Only a logit of -inf reaches the bound, where p log p would be NaN instead of 0.
+    below = jnp.maximum(below, jnp.finfo(logits.dtype).min)
+    return below - jnp.log(jnp.sum(jnp.exp(below), axis, keepdims=True))
+
+
+@log_probs.defjvp
+def _log_probs_jvp(axis, primals, tangents):
+    # What autodiff makes of the above takes three times as long on the CPU.
+    log_p, tangent = log_probs(*primals, axis), tangents[0]
+    mean = jnp.sum(jnp.exp(log_p) * tangent, axis, keepdims=True)
+    return log_p, tangent - mean
+
+
+@log_probs.defjvp
+def _log_probs_jvp(axis, primals, tangents):
+    # What JAX derives keeps comparisons of the logits with the bound, and the
+    # exponentials.
+    log_p = log_probs(primals[0], axis)
+    mean = jnp.sum(jnp.exp(log_p) * tangents[0], axis, keepdims=True)
+    return log_p, tangents[0] - mean
 
 
 def select_label(values: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
@@ -144,14 +164,6 @@ def _pick_jvp(axis, primals, tangents):
     labelled = one_hot(labels, values.shape, axis)
     tangent = jnp.sum(jnp.where(labelled, tangents[0], 0), axis)
     return _pick(axis, values, labels), tangent
-
-
-def _shift(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Logits below their maximum, and the logarithm of the sum of their exponents."""
-    top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
-    # Only a logit of -inf reaches the bound, where p log p would be NaN instead of 0.
-    shifted = jnp.maximum(logits - top, jnp.finfo(logits.dtype).min)
-    return shifted, jnp.log(jnp.sum(jnp.exp(shifted), axis, keepdims=True))
 
 
 def _shapes(what: str, logits: Any, axis: int) -> str:

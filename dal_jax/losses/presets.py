@@ -108,14 +108,7 @@ def names() -> tuple[str, ...]:
 
 
 def holds(preset: str, loss: str) -> bool:
-    """Whether a preset has hyper-parameters for a loss.
-
-    Args:
-      preset: one of :func:`names`.
-      loss: the name of a loss.
-
-    Returns:
-      False too for a loss that has no hyper-parameters.
+    """Whether a preset has hyper-parameters for a loss; false for one without any.
 
     Raises:
       InputError: if there is no such preset.
@@ -130,21 +123,14 @@ def holds(preset: str, loss: str) -> bool:
 
 
 def preset_values(preset: str, loss: str) -> dict[str, Any]:
-    """Returns the hyper-parameters that a preset holds for a loss.
-
-    Args:
-      preset: one of :func:`names`.
-      loss: the name of a loss.
-
-    Returns:
-      Hyper-parameters by name; none for a loss that has none, such as ``"ce"``.
+    """Returns the hyper-parameters that a preset holds for a loss, by name.
 
     Raises:
       InputError: if there is no such preset, or if nothing is published for the loss.
 
     Example:
-      >>> preset_values("webvision", "dal")
-      {'q_start': 0.4, 'q_end': 1.5}
+      >>> preset_values("webvision", "dal"), preset_values("webvision", "ce")
+      ({'q_start': 0.4, 'q_end': 1.5}, {})
     """
     if not holds(preset, loss) and loss not in _WITHOUT:
         raise InputError(

@@ -1,79 +1,96 @@
 """A loss from its name and hyper-parameters, in the one form that a trainer needs.
 
 To add a loss, write it as ``loss(logits, labels, *, hyper=default, axis=-1,
-where=None)`` in a module of this package and put one line into a table below:
+where=None)`` in a module of this package and put one line into the table below. Its
+keyword arguments are its hyper-parameters, with the range that their annotation says
+(:mod:`dal_jax.hyperparameters`); any of them may be given as an optax schedule, and is
+then evaluated at each step.
 
-- ``FUNCTIONS`` for such a function. Its keyword arguments are its hyper-parameters;
-  any of them may be given as an optax schedule, and is then evaluated at each step.
-  ``num_classes`` is passed where the function has a keyword of that name.
-- ``FACTORIES`` for a loss that depends on the step by itself, draws random numbers or
-  has coefficients to report: ``factory(*, hyper=default, ...) -> PureLoss``.
-  ``total_steps``, ``steps_per_epoch`` and ``num_classes`` are passed where the factory
-  has keywords of these names.
-- ``STATEFUL`` for a loss with a memory of every example: the same, with a
-  ``num_examples`` keyword, and returning a :class:`StatefulLoss`.
+A loss that depends on the step by itself, draws random numbers, remembers examples or
+has coefficients to report comes with a factory (:mod:`~dal_jax.losses.factories`). It
+is passed what it asks for of the run: ``total_steps``, ``steps_per_epoch``,
+``num_classes``, and for a loss with a memory ``num_examples``.
 
-Published hyper-parameters go into ``presets.py``, with where they come from, and the
-range of a hyper-parameter into ``ranges.py``, so that a wrong value ends a run before
-it begins.
+Published hyper-parameters go into ``presets.py``, with where they come from.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from dal_jax.errors import InputError, unknown_name
+from dal_jax import hyperparameters as declarations
+from dal_jax.errors import InputError, nearest_hint, unknown_name
+from dal_jax.hyperparameters import Hyperparameter
 from dal_jax.losses import (
     active_passive,
     asymmetric,
     bootstrapping,
+    correction,
     dal,
     factories,
     focusing,
     interpolating,
+    memory,
+    negative,
     normalized,
+    sparse,
     tempered,
 )
-from dal_jax.losses.factories import Loss, PureLoss, StatefulLoss, at_step
+from dal_jax.losses.factories import Loss, StatefulLoss
 from dal_jax.losses.presets import preset_values
-from dal_jax.losses.ranges import check_ranges
+from dal_jax.schedules import dal_schedule
 
-FUNCTIONS: dict[str, Callable[..., jax.Array]] = {
-    "ael": asymmetric.ael,
-    "agce": asymmetric.agce,
-    "anl_ce": active_passive.anl_ce,
-    "aul": asymmetric.aul,
-    "bi_tempered": tempered.bi_tempered,
-    "ce": dal.ce,
-    "focal": focusing.focal,
-    "hard_bootstrapping": bootstrapping.hard_bootstrapping,
-    "js": interpolating.js,
-    "mae": dal.mae,
-    "nce": normalized.nce,
-    "nce_agce": active_passive.nce_agce,
-    "nce_rce": active_passive.nce_rce,
-    "nfl": normalized.nfl,
-    "nnce": normalized.nnce,
-    "phuber_ce": interpolating.phuber_ce,
-    "rce": active_passive.rce,
-    "sce": active_passive.sce,
-    "soft_bootstrapping": bootstrapping.soft_bootstrapping,
-    "taylor_ce": interpolating.taylor_ce,
-}
-FACTORIES: dict[str, Callable[..., PureLoss]] = {
-    "backward_correction": factories.make_backward_correction,
-    "ce_sr": factories.make_ce_sr,
-    "dal": factories.make_dal,
-    "forward_correction": factories.make_forward_correction,
-    "gce": factories.make_gce,
-    "nlnl": factories.make_nlnl,
-}
-STATEFUL: dict[str, Callable[..., StatefulLoss]] = {"elr": factories.make_elr}
 
+class _Entry(NamedTuple):
+    """How a loss is made; its factory and its functions declare hyper-parameters."""
+
+    make: Callable[..., Any]
+    functions: tuple[Callable[..., Any], ...]
+
+
+def _plain(function: Callable[..., jax.Array]) -> _Entry:
+    return _Entry(functools.partial(factories.make_plain, function), (function,))
+
+
+def _correction(function: Callable[..., jax.Array]) -> _Entry:
+    return _Entry(functools.partial(factories.make_correction, function), (function,))
+
+
+_LOSSES: dict[str, _Entry] = {
+    "ael": _plain(asymmetric.ael),
+    "agce": _plain(asymmetric.agce),
+    "anl_ce": _plain(active_passive.anl_ce),
+    "aul": _plain(asymmetric.aul),
+    "backward_correction": _correction(correction.backward_correction),
+    "bi_tempered": _plain(tempered.bi_tempered),
+    "ce": _plain(dal.ce),
+    "ce_sr": _Entry(factories.make_ce_sr, (sparse.ce_sr,)),
+    "dal": _Entry(factories.make_dal, (dal_schedule, dal.dal_loss)),
+    "elr": _Entry(factories.make_elr, (memory.elr_targets, memory.elr)),
+    "focal": _plain(focusing.focal),
+    "forward_correction": _correction(correction.forward_correction),
+    "gce": _Entry(factories.make_gce, (dal.gce,)),
+    "hard_bootstrapping": _plain(bootstrapping.hard_bootstrapping),
+    "js": _plain(interpolating.js),
+    "mae": _plain(dal.mae),
+    "nce": _plain(normalized.nce),
+    "nce_agce": _plain(active_passive.nce_agce),
+    "nce_rce": _plain(active_passive.nce_rce),
+    "nfl": _plain(normalized.nfl),
+    "nlnl": _Entry(factories.make_nlnl, (negative.nlnl,)),
+    "nnce": _plain(normalized.nnce),
+    "phuber_ce": _plain(interpolating.phuber_ce),
+    "rce": _plain(active_passive.rce),
+    "sce": _plain(active_passive.sce),
+    "soft_bootstrapping": _plain(bootstrapping.soft_bootstrapping),
+    "taylor_ce": _plain(interpolating.taylor_ce),
+}
+_STATEFUL = frozenset({"elr"})
 _OF_THE_RUN = ("total_steps", "steps_per_epoch", "num_classes", "num_examples")
-_NOT_HYPERPARAMETERS = ("axis", "where", *_OF_THE_RUN)
+_NOT_HYPERPARAMETERS = ("axis", "where", "schedule", *_OF_THE_RUN)
 
 
 def names() -> tuple[str, ...]:
@@ -83,27 +100,36 @@ def names() -> tuple[str, ...]:
       >>> "dal" in names()
       True
     """
-    return tuple(sorted({*FUNCTIONS, *FACTORIES, *STATEFUL}))
+    return tuple(sorted(_LOSSES))
+
+
+def hyperparameters(name: str) -> dict[str, Hyperparameter]:
+    """Returns what a loss declares of its hyper-parameters, by name.
+
+    Raises:
+      InputError: if there is no such loss.
+
+    Example:
+      >>> print(hyperparameters("gce")["q"].default, hyperparameters("gce")["q"].range)
+      0.7 0 or more
+    """
+    if name not in _LOSSES:
+        raise unknown_name("loss", name, _LOSSES)
+    make, functions = _LOSSES[name]
+    return declarations.declared(*functions, make, without=_NOT_HYPERPARAMETERS)
 
 
 def accepted(name: str) -> tuple[str, ...]:
-    """Returns the names of the hyper-parameters of a loss.
-
-    Args:
-      name: one of :func:`names`.
-
-    Returns:
-      What :func:`make` takes by keyword for this loss, besides the keywords that it
-      has for all.
+    """Returns the names of the hyper-parameters of a loss, which :func:`make` takes.
 
     Raises:
       InputError: if there is no such loss.
 
     Example:
       >>> accepted("dal")
-      ('q_start', 'q_end', 'per_epoch', 'bootstrap')
+      ('q_start', 'q_end', 'bootstrap', 'per_epoch')
     """
-    return tuple(k for k in _keywords(name) if k not in _NOT_HYPERPARAMETERS)
+    return tuple(hyperparameters(name))
 
 
 def make(
@@ -121,14 +147,16 @@ def make(
       name: one of :func:`names`.
       total_steps: the run's length, for the losses that follow a schedule. Without
         it ``dal`` takes the released CIFAR recipe's, 150 epochs of 391 steps.
-      steps_per_epoch: for the losses that change from epoch to epoch: ``dal`` and
-        ``ce_sr`` then hold their coefficients within one, unless ``per_epoch=False``.
+      steps_per_epoch: for ``dal`` and ``ce_sr``, which then hold their coefficients
+        within an epoch, unless ``per_epoch=False``.
       num_classes: the number of classes, for the losses that need it beforehand.
       preset: published hyper-parameters to start from, see
         :func:`dal_jax.losses.presets.names`.
       **hyperparameters: the loss's own, see :func:`accepted`; they win over the
-        preset's. Real ones may be optax schedules, functions of the step, but for
-        those that make a schedule themselves, as of ``dal``.
+        preset's, and ``None`` is the same as not given. Real ones may be optax
+        schedules, functions of the step, but for those of ``dal``, which make one.
+        ``per_epoch``, whether scheduled coefficients hold within an epoch, may be given
+        for every loss.
 
     Returns:
       ``loss(logits, labels, step)`` with logits ``[..., num_classes]``, integer labels
@@ -142,26 +170,25 @@ def make(
         :func:`make_stateful`.
 
     Example:
-      >>> import numpy as np
       >>> import jax.numpy as jnp
       >>> loss = make("gce", q=0.5)
       >>> value = loss(jnp.array([[2.0, 0.0, -1.0]]), jnp.array([0]), 0)
-      >>> print(np.array(value).round(3))
+      >>> value.tolist()
       [0.163]
     """
-    if name in STATEFUL:
+    if name in _STATEFUL:
         raise InputError(
             f"loss {name!r} remembers every example, which make cannot pass on: "
             "use make_stateful"
         )
-    given = _checked(name, preset, hyperparameters)
-    given |= _wanted(
+    return _make(
         name,
+        preset,
+        hyperparameters,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         num_classes=num_classes,
-    )
-    return _make_pure(name, given).apply
+    ).apply
 
 
 def make_stateful(
@@ -192,7 +219,6 @@ def make_stateful(
       InputError: as for :func:`make`.
 
     Example:
-      >>> import numpy as np
       >>> import jax.numpy as jnp
       >>> loss = make_stateful("mae", num_examples=100)
       >>> logits, labels = jnp.zeros((2, 4)), jnp.array([0, 1])
@@ -201,57 +227,48 @@ def make_stateful(
       >>> print(value, memory, loss.coefficients(0))
       [0.75 0.75] () {}
     """
-    given = _checked(name, preset, hyperparameters)
-    given |= _wanted(
+    loss = _make(
         name,
+        preset,
+        hyperparameters,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         num_classes=num_classes,
         num_examples=num_examples,
     )
-    if name in STATEFUL:
-        return STATEFUL[name](**given)
-    pure = _make_pure(name, given)
+    if isinstance(loss, StatefulLoss):
+        return loss
 
     def apply(logits, labels, step, memory, index):
-        drawn_for = {"index": index} if pure.draws else {}
-        return pure.apply(logits, labels, step, **drawn_for), memory
+        drawn_for = {"index": index} if loss.draws else {}
+        return loss.apply(logits, labels, step, **drawn_for), memory
 
-    return StatefulLoss(lambda: (), apply, pure.coefficients)
-
-
-def _make_pure(name: str, given: dict[str, Any]) -> PureLoss:
-    if name in FACTORIES:
-        return FACTORIES[name](**given)
-    function = FUNCTIONS[name]
-
-    def apply(logits, labels, step):
-        now = {k: at_step(v, step) for k, v in given.items()}
-        return function(logits, labels, **now)
-
-    return PureLoss(apply)
+    return StatefulLoss(lambda: (), apply, loss.coefficients)
 
 
-def _keywords(name: str) -> tuple[str, ...]:
-    tables = FUNCTIONS | FACTORIES | STATEFUL
-    if name not in tables:
-        raise unknown_name("loss", name, tables)
-    parameters = inspect.signature(tables[name]).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+def _make(
+    name: str, preset: str | None, hyperparameters: dict[str, Any], **run: Any
+) -> Any:
+    values = _checked(name, preset, hyperparameters)
+    make = _LOSSES[name].make
+    asked = inspect.signature(make).parameters
+    known = {key: value for key, value in run.items() if value is not None}
+    return make(**values, **{key: known[key] for key in known if key in asked})
 
 
-def _checked(name: str, preset: str | None, hyperparameters: dict) -> dict[str, Any]:
-    known = accepted(name)
-    unknown = [key for key in hyperparameters if key not in known]
-    if unknown:
-        raise InputError(
-            f"loss {name!r} has no hyper-parameter {unknown[0]!r}: "
-            f"it accepts {', '.join(known) or 'none'}"
-        )
+def _checked(name: str, preset: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """All hyper-parameters of a loss: those given, of the preset, and defaults."""
+    known = hyperparameters(name)
+    given = {key: value for key, value in given.items() if value is not None}
+    if "per_epoch" not in known:
+        given.pop("per_epoch", None)
+    for key, value in given.items():
+        if key not in known:
+            raise InputError(
+                f"loss {name!r} has no hyper-parameter {key!r}:"
+                f"{nearest_hint(key, known)} it accepts {', '.join(known) or 'none'}"
+            )
+        known[key].check(key, value, name)
+    defaults = {key: declared.default for key, declared in known.items()}
     from_preset = {} if preset is None else preset_values(preset, name)
-    check_ranges(name, hyperparameters)
-    return from_preset | hyperparameters
-
-
-def _wanted(name: str, **offered: Any) -> dict[str, Any]:
-    return {k: v for k, v in offered.items() if v is not None and k in _keywords(name)}
+    return defaults | from_preset | given

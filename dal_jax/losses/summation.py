@@ -56,17 +56,6 @@ def sums_over_classes(
     )
 
 
-def share_of_top(logits: jax.Array, top: jax.Array, axis: int) -> jax.Array:
-    """The derivative of the largest logit ``top``, which equal ones share."""
-    # Not a comparison: times the largest number, all is far below that is below. And
-    # halved, because XLA's CPU backend would write the gradient's difference out.
-    halves = jax.lax.stop_gradient(half_below(logits, top))
-    steps = halves * jnp.finfo(logits.dtype).max
-    count = jnp.sum(jnp.exp(steps), axis, keepdims=True)
-    # The select ends the sum's kernel, which would write the shares out.
-    return jnp.where(logits == top, jnp.where(count > 0, 1 / count, jnp.nan), 0)
-
-
 def below(logits: jax.Array, top: jax.Array) -> jax.Array:
     """How far the logits are below the largest, finite even for ``-inf``."""
     return jnp.maximum(logits - top, jnp.finfo(logits.dtype).min)

@@ -138,7 +138,7 @@ def _from_record(
     if record.index.shape != labels.shape:
         raise InputError(
             f"{path}: noisy_labels and index differ in length; make it anew with "
-            "python -m dal_jax.noise"
+            "dal-jax noise"
         )
     order = np.argsort(record.index)
     found = np.searchsorted(record.index, index, sorter=order)
@@ -148,7 +148,7 @@ def _from_record(
         raise InputError(
             f"{path} has no label for {missing} of the {len(index)} examples used; it "
             "was made for another data set or another subset; make it anew with "
-            "python -m dal_jax.noise"
+            "dal-jax noise"
         )
     recorded = record.clean_labels
     if recorded is not None and clean_labels is not None:
@@ -157,7 +157,7 @@ def _from_record(
             raise InputError(
                 f"{path} was made for other data: its clean labels differ from the "
                 f"data set's for {wrong} of {len(index)} examples; make it anew with "
-                "python -m dal_jax.noise"
+                "dal-jax noise"
             )
     elif not index_is_original:
         raise InputError(

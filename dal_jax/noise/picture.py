@@ -4,10 +4,10 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from dal_jax.files import write_atomically
 from dal_jax.noise.record import NoiseRecord
 
 # Beyond so many classes their names and shares would be too small to read.
@@ -76,12 +76,7 @@ def save_picture(
                 text = f"{share:.2f}".lstrip("0")
                 axes.text(column, row, text, ha="center", va="center", color=color)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the clean class")
-    partial = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
-    try:
-        with warnings.catch_warnings():
-            # A script that the font lacks is drawn as boxes: no reason to alarm.
-            warnings.simplefilter("ignore", UserWarning)
-            figure.savefig(partial, format="png", dpi=100)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with warnings.catch_warnings():
+        # A script that the font lacks is drawn as boxes: no reason to alarm.
+        warnings.simplefilter("ignore", UserWarning)
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=100))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dal_jax.errors import InputError
+from dal_jax.files import write_atomically
 
 # What numpy raises on files that are not what they say.
 _UNREADABLE = (
@@ -173,20 +174,11 @@ class NoiseRecord:
           path: of the file, by custom ``noise.npz``; its directory must exist. An
             existing file is replaced.
         """
-        path = Path(path)
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["options"] = json.dumps(self.options, sort_keys=True)
         if self.clean_labels is None:
             del fields["clean_labels"]
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with partial.open("wb") as file:
-                np.savez_compressed(file, **fields)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_atomically(path, lambda file: np.savez_compressed(file, **fields))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "NoiseRecord":
@@ -207,7 +199,7 @@ class NoiseRecord:
         if missing:
             raise InputError(
                 f"{path} is not a noise record, {', '.join(missing)} missing; expected "
-                "a noise.npz written by python -m dal_jax.noise or by train.py"
+                "a noise.npz written by dal-jax noise or by train.py"
             )
         return cls(
             noisy_labels=fields["noisy_labels"],

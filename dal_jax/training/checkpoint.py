@@ -1,24 +1,33 @@
 """Checkpoints through Orbax: atomic, asynchronous, verified when they are read.
 
-Beside the arrays each checkpoint holds their digest and that of the configuration. One
-that does not restore, or has other digests, is moved aside and the newest whole one
-before it is taken.
+Each checkpoint holds the arrays, their digest and that of the run's configuration, and
+a list of its files, which is written before Orbax gives the checkpoint its name. Three
+things can be wrong with one. It is *damaged* where its files are not as listed, or its
+arrays not those of the digest: it is moved aside, and the one before is taken. It may
+be *of another configuration*, or *unreadable now*, as for lack of memory: then the run
+stops with a line, and nothing is moved.
 """
 
-import gc
-import shutil
-import sys
-import threading
-import zlib
-from collections.abc import Callable
-from pathlib import Path
+import contextlib
+import operator
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
-from dal_jax.training.processes import any_process, barrier, is_main_process
-from dal_jax.training.workdir import storing
+from dal_jax.errors import InputError
+from dal_jax.files import sync_directory
+from dal_jax.training import leaves, manifest, shelf
+from dal_jax.training.processes import (
+    agree,
+    any_process,
+    barrier,
+    is_main_process,
+    refuse_together,
+)
+from dal_jax.training.workdir import StorageError, Workdir, cannot_write
 
 PyTree = Any
 
@@ -26,163 +35,297 @@ PyTree = Any
 class Checkpoints:
     """The checkpoints of one run: the newest few and the best by a metric."""
 
-    def __init__(
-        self, directory: Path, keep: int, config_digest: int, best: str | None = None
-    ):
-        """Opens the directory, which is made if need be.
+    def __init__(self, files: Workdir, keep: int, best: str | None = None):
+        """Takes the directory of a run that has begun; opens it when first used.
 
         Args:
-          directory: absolute.
+          files: the run's.
           keep: how many of the newest are kept.
-          config_digest: of the run's configuration.
           best: a metric given to :meth:`save` by which the best one is kept as well.
         """
-        import orbax.checkpoint as ocp
-
-        self._ocp = ocp
-        self._directory = directory
-        self._config_digest = config_digest
-        policies = ocp.checkpoint_managers
-        kept: list[Any] = [policies.LatestN(keep)]
-        if best is not None:
-            kept.append(
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[best],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
-        self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(kept),
-            # What a killed save left behind is removed when the next run begins.
-            cleanup_tmp_directories=True,
-        )
-        self._manager = self._open()
-        self._hooks = threading.excepthook, sys.excepthook, sys.unraisablehook
-        threading.excepthook = self._thread_failed
-        sys.excepthook = self._callback_failed
-        sys.unraisablehook = self._reader_dropped
-
-    def _open(self) -> Any:
-        return self._ocp.CheckpointManager(
-            self._directory, options=self._options, item_names=("arrays", "digest")
-        )
-
-    def latest_step(self) -> int | None:
-        """Returns the step of the newest checkpoint, or None."""
-        return self._manager.latest_step()
+        self._files, self._directory = files, files.checkpoints
+        self._keep, self._best = keep, best
+        self._manager: Any = None
+        self._saving = -1
 
     def save(
         self, step: int, arrays: PyTree, metrics: dict[str, float] | None = None
     ) -> None:
-        """Begins to save; returns when the arrays may be changed again."""
-        args = self._ocp.args
-        with storing(self._directory):
-            if step in self._manager.all_steps():
-                self._manager.delete(step)
-            self._manager.save(
+        """Begins to save; returns when the arrays may be changed again.
+
+        A step that is saved again keeps its old copy until the new one is whole.
+
+        Raises:
+          StorageError: this one, or the one before, could not be written.
+        """
+        import orbax.checkpoint as ocp
+
+        with self._writing():
+            manager = self._open()
+            self._finish()
+            if step in manager.all_steps():
+                self._put_away(step)
+            self._saving = step
+            digest = {"arrays": leaves.digest(arrays)}
+            if is_main_process():
+                digest["config"] = self._files.digest
+            manager.save(
                 step,
                 metrics=metrics,
-                args=args.Composite(
-                    arrays=args.StandardSave(arrays),
-                    digest=args.JsonSave(self._digests(arrays)),
+                args=ocp.args.Composite(
+                    arrays=ocp.args.StandardSave(arrays),
+                    digest=ocp.args.JsonSave(digest),
                 ),
                 force=True,
             )
 
     def restore(
-        self, abstract: PyTree, say: Callable[[str], None]
+        self, abstract: PyTree, say: Callable[[str], None], later: PyTree = ()
     ) -> tuple[int, PyTree] | None:
-        """Returns the newest whole checkpoint's step and arrays, or None.
+        """Returns the newest whole checkpoint's step and arrays, None if none was made.
 
         Args:
           abstract: shapes, dtypes and shardings that the arrays must have.
           say: told, a line each, which checkpoints are damaged.
+          later: arrays, by the names that they have in ``abstract``, that an earlier
+            version of the program did not save. A checkpoint that has none of them
+            is given these.
+
+        Raises:
+          InputError: the checkpoint is of another configuration or another network.
+          StorageError: it cannot be read now, or all that there were are damaged.
         """
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            arrays, reason = None, "another process could not read it"
-            try:
-                arrays = self._restore_step(step, abstract)
-            except Exception as error:
-                # Whatever a damaged file makes a reader raise: the run goes back.
-                line = (str(error).splitlines() or [""])[0].split(". See full")[0]
-                reason = line[:120] or type(error).__name__
-            if not any_process(arrays is None):
+        refuse_together(self._recover)
+        while (step := agree(self._newest())) >= 0:
+            arrays, damage = self._read(step, abstract, later)
+            if damage is None:
                 return step, arrays
-            say(f"checkpoint {step} is damaged ({reason}); going back further")
-            gc.collect()  # now, while what its readers leave behind is expected
+            say(
+                f"checkpoint {step} is damaged ({damage}): moved to "
+                f"{shelf.DAMAGED}; going back further"
+            )
             self._set_aside(step)
-            if not self._manager.all_steps():
-                say("no checkpoint is whole: beginning again")
+        refuse_together(self._check_had_none)
+        with self._writing():
+            self._open()
         return None
 
     def wait(self) -> None:
         """Waits for what is being saved."""
-        with storing(self._directory):
-            self._manager.wait_until_finished()
+        with self._writing():
+            self._finish()
 
     def close(self) -> None:
         """Waits for what is being saved and lets go of the directory."""
-        with storing(self._directory):
-            self._manager.wait_until_finished()
-            self._manager.close()
-        # After a failure they stay, for what failed goes on complaining.
-        threading.excepthook, sys.excepthook, sys.unraisablehook = self._hooks
+        with self._writing():
+            try:
+                self._finish()
+            finally:
+                if self._manager is not None:
+                    self._manager.close()
+                    self._manager = None
 
-    # What Orbax raises outside of a call comes back from the next save or from close,
-    # or came from restore: it is not to be told twice, and not in its own words.
+    def _open(self) -> Any:
+        import orbax.checkpoint as ocp
 
-    def _thread_failed(self, failure: Any) -> None:
-        if not type(failure.thread).__module__.startswith("orbax."):
-            self._hooks[0](failure)
-
-    def _callback_failed(self, *failure: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._hooks[1](*failure)
-
-    def _reader_dropped(self, failure: Any) -> None:
-        code = getattr(failure.object, "cr_code", None)
-        of_orbax = code is not None and "orbax" in code.co_filename
-        # The last callback of a read or write that failed finds its loop gone.
-        late = str(failure.exc_value) == "Event loop is closed"
-        if not (of_orbax or late):
-            self._hooks[2](failure)
-
-    def _restore_step(self, step: int, abstract: PyTree) -> PyTree:
-        args = self._ocp.args
-        restored = self._manager.restore(
-            step,
-            args=args.Composite(
-                arrays=args.StandardRestore(abstract), digest=args.JsonRestore()
-            ),
+        if self._manager is not None:
+            return self._manager
+        policies = ocp.checkpoint_managers
+        kept: list[Any] = [policies.LatestN(self._keep)]
+        measure = None
+        if self._best is not None:
+            measure = operator.itemgetter(self._best)
+            kept.append(
+                policies.BestN(
+                    get_metric_fn=measure, n=1, keep_checkpoints_without_metrics=False
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            # Without it no metric is written, and the best one forgotten in a resume.
+            best_fn=measure,
+            # What a killed save left behind is removed when the next run begins.
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        digests = self._digests(restored.arrays)
-        if restored.digest["config"] != digests["config"]:
-            raise ValueError("it is of a run with another configuration")
-        if restored.digest["arrays"] != digests["arrays"]:
-            raise ValueError("its arrays are not those that were saved")
-        return restored.arrays
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=options,
+            item_names=("arrays", "digest"),
+            item_handlers={
+                "arrays": ocp.StandardCheckpointHandler(),
+                "digest": ocp.JsonCheckpointHandler(),
+            },
+        )
+        return self._manager
 
-    def _digests(self, arrays: PyTree) -> dict[str, int]:
-        return {"arrays": _digest(arrays), "config": self._config_digest}
+    def _seal(self) -> None:
+        """Lists the files of a checkpoint that is complete but for its name.
+
+        Orbax calls this in its own thread, before it renames the directory.
+        """
+        if is_main_process():
+            for unnamed in self._directory.glob(f"{self._saving}.*"):
+                manifest.write(unnamed)
+
+    def _finish(self) -> None:
+        """Waits for what is being saved."""
+        if self._manager is None or self._saving < 0:
+            return
+        try:
+            self._manager.wait_until_finished()
+        finally:
+            self._saving = -1
+        if is_main_process():
+            sync_directory(self._directory)
+            self._settle()
+
+    def _put_away(self, step: int) -> None:
+        if is_main_process():
+            shelf.put_away(self._directory, step)
+        barrier(f"checkpoint {step} put away")
+        self._manager.reload()
+
+    def _settle(self) -> None:
+        shelf.settle(self._directory)
+        if shelf.newest(self._directory) >= 0:
+            self._files.mark.note_checkpoint()
+
+    # What can be wrong with a checkpoint.
+
+    def _recover(self) -> None:
+        """Undoes what a kill left, and notes that there is a checkpoint."""
+        if is_main_process():
+            with self._writing():
+                self._settle()
+
+    def _newest(self) -> int:
+        return shelf.newest(self._directory) if is_main_process() else -1
+
+    def _read(
+        self, step: int, abstract: PyTree, later: PyTree
+    ) -> tuple[PyTree, str | None]:
+        """Returns a checkpoint's arrays, or None and what is damaged about it."""
+        arrays = None
+        damage = refuse_together(lambda: self._damage(step))
+        if not any_process(damage is not None):
+            digest = refuse_together(lambda: self._identify(step))
+            wanted, given = leaves.by_name(abstract), leaves.by_name(later)
+            found = refuse_together(lambda: self._found(step, wanted, given.keys()))
+            if digest["arrays"] != leaves.digest(list(found.values())):
+                damage = "its arrays are not those that were saved"
+            found = given | found
+            arrays = jax.tree.unflatten(
+                jax.tree.structure(abstract), [found[name] for name in wanted]
+            )
+        if any_process(damage is not None):
+            return None, damage or "another process could not read it"
+        return arrays, None
+
+    def _damage(self, step: int) -> str | None:
+        if not is_main_process():
+            return None
+        with self._reading(step):
+            return manifest.damage(self._directory / str(step))
+
+    def _identify(self, step: int) -> dict[str, int]:
+        import orbax.checkpoint as ocp
+
+        with self._reading(step):
+            args = ocp.args.Composite(digest=ocp.args.JsonRestore())
+            digest = self._open().restore(step, args=args).digest
+        if is_main_process() and digest["config"] != self._files.digest:
+            raise InputError(
+                f"checkpoint {step} in {self._directory} is of a run with another "
+                "configuration: expected those of this run alone; move it elsewhere, "
+                "and the same command goes on"
+            )
+        return digest
+
+    def _found(
+        self, step: int, wanted: dict[str, Any], later: Collection[str]
+    ) -> dict[str, Any]:
+        """Returns the arrays of a checkpoint by name, in the order of those wanted."""
+        import orbax.checkpoint as ocp
+
+        with self._reading(step):
+            stored = self._manager.item_metadata(step)["arrays"].tree
+            kinds = leaves.by_name(stored)
+            if not kinds.keys() & set(later):
+                wanted = {k: x for k, x in wanted.items() if k not in later}
+            self._check_fits(step, kinds, wanted)
+            # In the containers in which they were stored, which may be others now.
+            target = jax.tree_util.tree_map_with_path(
+                lambda path, _: wanted[leaves.name(path)], stored
+            )
+            args = ocp.args.Composite(arrays=ocp.args.StandardRestore(target))
+            found = leaves.by_name(self._manager.restore(step, args=args).arrays)
+        return {name: found[name] for name in wanted}
+
+    def _check_fits(
+        self, step: int, stored: dict[str, Any], wanted: dict[str, Any]
+    ) -> None:
+        for name in sorted(stored.keys() | wanted.keys()):
+            before, now = leaves.kind(stored.get(name)), leaves.kind(wanted.get(name))
+            if before != now:
+                raise InputError(
+                    f"checkpoint {step} in {self._directory} does not fit: {name} was "
+                    f"{before}, now {now}; expected the network and the optimizer that "
+                    "it was saved with; go on with the version that saved it, or "
+                    "--overwrite to start anew"
+                )
 
     def _set_aside(self, step: int) -> None:
-        self._manager.close()
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
         if is_main_process():
-            aside = self._directory.with_name("damaged_checkpoints")
-            aside.mkdir(exist_ok=True)
-            taken = sum(1 for _ in aside.iterdir())
-            shutil.move(self._directory / str(step), aside / f"{step}_{taken}")
+            with self._writing():
+                shelf.set_aside(self._directory, step)
         barrier(f"checkpoint {step} set aside")
-        self._manager = self._open()
+
+    def _check_had_none(self) -> None:
+        damaged = self._directory.with_name(shelf.DAMAGED)
+        had_some = is_main_process() and (
+            damaged.exists() or self._files.mark.has_checkpoints
+        )
+        if had_some:
+            raise StorageError(
+                f"no checkpoint in {self._directory} can be restored, and there were "
+                f"some (those that are damaged are in {shelf.DAMAGED}): the run "
+                "cannot go on; bring one back, or --overwrite to start anew"
+            )
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            raise StorageError(
+                f"checkpoint {step} in {self._directory} cannot be read now "
+                f"({_reason(error)}); nothing was changed: fix that, and the same "
+                "command goes on, or move it elsewhere to go on from the one before"
+            ) from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (InputError, StorageError):
+            raise
+        except Exception as error:
+            raise cannot_write(self._directory, _reason(error)) from error
 
 
-def _digest(arrays: PyTree) -> int:
-    crc = 0
-    for leaf in jax.tree.leaves(arrays):
-        if isinstance(leaf, jax.Array):
-            if not leaf.is_fully_replicated:
-                continue  # with several processes none holds the whole array
-            leaf = leaf.addressable_data(0)
-        crc = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, crc)
-    return crc
+def _reason(error: Exception) -> str:
+    """Returns why, in a few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # Orbax's own errors are pages long and name the system's only by number.
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    line = (str(error).splitlines() or [""])[0].split(". See full")[0]
+    return line[:200] or type(error).__name__

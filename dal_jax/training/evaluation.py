@@ -22,9 +22,11 @@ def make_evaluation(
     parallel: ShardedJit | Pmap,
     eval_step: Callable[..., EvalSums],
     split: Split,
-    images: jax.Array | Split,
+    inputs: jax.Array | Split,
     batch_size: int,
-    workers: int | None,
+    *,
+    positions: np.ndarray | None = None,
+    workers: int | None = None,
 ) -> Evaluation:
     """Returns the evaluation of a split.
 
@@ -32,25 +34,26 @@ def make_evaluation(
       parallel: the devices.
       eval_step: ``(params, model_state, batch) -> EvalSums``.
       split: with its given labels, and the clean ones where they are known.
-      images: its images, as :func:`~dal_jax.training.feed.place_images` returns them.
+      inputs: its inputs, as :func:`~dal_jax.training.feed.place_inputs` returns them.
       batch_size: the global one; rounded up to what the devices can share.
-      workers: decoding processes of a stream; ``None`` for what pays.
+      positions: of the examples to evaluate; ``None`` for all.
+      workers: threads that decode a stream; ``None`` for one a core.
     """
     clean = split.labels if split.clean_labels is None else split.clean_labels
+    labels = {"labels": split.labels, "clean_labels": clean}
 
     def accumulate(context: Any, sums: EvalSums, batch: Batch) -> EvalSums:
         return jax.tree.map(jnp.add, sums, eval_step(*context, batch))
 
     # Padding is masked, so the devices may share any number of examples.
     batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
-    order = sequential_order(len(split), batch_size)
+    if positions is None:
+        positions = np.arange(len(split))
+    order = sequential_order(positions, batch_size)
     run = make_runner(
         parallel,
-        images,
-        {
-            "label": split.labels.astype(np.int32),
-            "clean_label": clean.astype(np.int32),
-        },
+        inputs,
+        labels,
         accumulate,
         rows=len(order),
         workers=workers,
@@ -58,7 +61,7 @@ def make_evaluation(
     pace = Pace(run.unit)
 
     def evaluate(state: TrainState, before_call: Callable[[], None]) -> EvalSums:
-        context = (state.params, state.model_state)
+        context = state.predictor
         sums = parallel.place_data(EvalSums.zero())
         for first, last in pace.calls(0, len(order)):
             before_call()

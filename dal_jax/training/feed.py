@@ -1,7 +1,7 @@
 """How examples reach the compiled step: resident on the device, or streamed.
 
-Images that fit live on the device; a call then hands over nothing but which rows of
-the order to run, and a loop inside the compiled program gathers each batch. Images
+Inputs that fit live on the device; a call then hands over nothing but which rows of
+the order to run, and a loop inside the compiled program gathers each batch. Inputs
 that do not fit are decoded by the data pipeline and handed over batch by batch.
 Either way the same pure function runs on the same batches in the same order.
 """
@@ -88,22 +88,22 @@ def epoch_order(seed: int, epoch: int, num_examples: int, batch: int) -> np.ndar
     return np.resize(order, (steps, batch)).astype(np.int32)
 
 
-def sequential_order(num_examples: int, batch: int) -> np.ndarray:
-    """Returns all positions in order, the last batch padded with -1."""
-    steps = -(-num_examples // batch)
+def sequential_order(positions: np.ndarray, batch: int) -> np.ndarray:
+    """Returns batches of positions in order: int32 ``[steps, batch]``, padded by -1."""
+    steps = -(-len(positions) // batch)
     order = np.full(steps * batch, -1, np.int32)
-    order[:num_examples] = np.arange(num_examples)
+    order[: len(positions)] = positions
     return order.reshape(steps, batch)
 
 
-def place_images(parallel: ShardedJit | Pmap, split: Split) -> jax.Array | Split:
-    """Returns a split's images on the devices, or the split where they must stream."""
-    return parallel.place_data(split.images) if split.in_memory else split
+def place_inputs(parallel: ShardedJit | Pmap, split: Split) -> jax.Array | Split:
+    """Returns a split's inputs on the devices, or the split where they must stream."""
+    return parallel.place_data(split.inputs) if split.in_memory else split
 
 
 def make_runner(
     parallel: ShardedJit | Pmap,
-    images: jax.Array | Split,
+    inputs: jax.Array | Split,
     arrays: dict[str, np.ndarray],
     function: BatchFunction,
     *,
@@ -115,19 +115,19 @@ def make_runner(
 
     Args:
       parallel: the devices.
-      images: what :func:`place_images` returned.
-      arrays: further arrays ``[N]``, e.g. ``label``.
-      function: pure, ``(context, carry, batch) -> carry``; a batch has ``image``, the
+      inputs: what :func:`place_inputs` returned.
+      arrays: further arrays ``[N]``, e.g. ``labels``.
+      function: pure, ``(context, carry, batch) -> carry``; a batch has ``inputs``, the
         arrays' names, ``position`` and ``mask`` (false where the order is -1).
       rows: how many an order has.
       donate: whether the carry's buffers may be reused.
-      workers: decoding processes of a stream; ``None`` for what pays.
+      workers: threads that decode a stream; ``None`` for one a core.
     """
-    if not isinstance(images, jax.Array):
-        run = _streamed(parallel, images, arrays, function, donate, workers)
+    if not isinstance(inputs, jax.Array):
+        run = _streamed(parallel, inputs, arrays, function, donate, workers)
         return Runner(run)
     unit = scan_length(rows) if scans() else 1
-    run = _resident(parallel, images, arrays, function, donate, unit)
+    run = _resident(parallel, inputs, arrays, function, donate, unit)
     return Runner(run, unit)
 
 
@@ -157,13 +157,13 @@ def scan_length(rows: int) -> int:
 
 def _resident(
     parallel: ShardedJit | Pmap,
-    images: jax.Array,
+    inputs: jax.Array,
     arrays: dict[str, np.ndarray],
     function: BatchFunction,
     donate: bool,
     unit: int,
 ) -> Callable[..., PyTree]:
-    resident = {"image": images, **parallel.place_data(arrays)}
+    resident = {"inputs": inputs, **parallel.place_data(arrays)}
 
     def one(carry, context, resident, positions):
         batch = {name: x[jnp.maximum(positions, 0)] for name, x in resident.items()}
@@ -234,7 +234,7 @@ def _streamed(
         for row in range(first, last):
             batch = {name: x[share[row]] for name, x in arrays.items()}
             positions = order[row, local_rows(order.shape[1])]
-            batch |= {"image": next(decoded), "position": positions}
+            batch |= {"inputs": next(decoded), "position": positions}
             carry = compiled(carry, context, parallel.place_batch(batch))
         row = last
         return carry

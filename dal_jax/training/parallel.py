@@ -21,10 +21,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dal_jax.errors import InputError, unknown_name
-from dal_jax.training.processes import is_alone, local_rows
+from dal_jax.training.processes import is_alone, local_rows, whole
 
 PyTree = Any
 MODES = ("jit", "pmap")
+
+
+def axis_name(mode: str) -> str | None:
+    """Returns the mapped axis over which a network's batch norm must average."""
+    return Pmap.axis_name if mode == "pmap" else None
 
 
 def make_parallel(
@@ -127,8 +132,8 @@ class ShardedJit:
         return jax.jit(constrained, donate_argnums=(0,) if donate else ())
 
     def fetch(self, tree: PyTree) -> PyTree:
-        """Returns replicated results as host arrays."""
-        return jax.tree.map(np.asarray, tree)
+        """Returns arrays as host arrays; every process must ask."""
+        return jax.tree.map(whole, tree)
 
     def _shardings(self, tree: PyTree) -> PyTree:
         if self._mesh.shape["model"] == 1:

@@ -81,23 +81,24 @@ def barrier(name: str) -> None:
 
 
 def refuse_together(attempt: Callable[[], T]) -> T:
-    """Returns what ``attempt`` does, or raises on every process if one refuses.
+    """Returns what ``attempt`` does, or raises on every process if it fails on one.
 
     A process that left alone would keep the others waiting for it.
 
     Raises:
-      InputError: this process's, or one that points at the process that refused.
-      KeyboardInterrupt: this process's.
+      InputError: points at the process on which it failed.
+      Exception: what this process's attempt raised.
+      KeyboardInterrupt: likewise.
     """
     result, refusal = None, None
     try:
         result = attempt()
-    except (InputError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         refusal = error
     if any_process(refusal is not None):
         raise refusal or InputError(
-            "another process of this run refused its input or was stopped: see what "
-            "it printed"
+            "another process of this run failed or was stopped: expected all to go "
+            "on together; see what it printed"
         )
     return cast(T, result)
 
@@ -125,6 +126,15 @@ def agree(number: int) -> int:
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def whole(array: jax.Array) -> np.ndarray:
+    """Returns an array that may be spread over processes, whole, on each of them."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def any_process(flag: bool) -> bool:

@@ -10,15 +10,14 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from dal_jax.config import TrainConfig
 from dal_jax.training import summary as summaries
-from dal_jax.training.checkpoint import Checkpoints
 from dal_jax.training.experiment import Carry, Experiment
 from dal_jax.training.feed import Pace
-from dal_jax.training.processes import agree, any_process, is_main_process
-from dal_jax.training.state import TrainMetrics
+from dal_jax.training.plan import Plan
+from dal_jax.training.processes import agree, any_process
+from dal_jax.training.state import TrainMetrics, TrainState
 from dal_jax.training.stopping import Stop
-from dal_jax.training.workdir import Workdir
+from dal_jax.training.storage import Entry, Storage
 
 
 class NonFiniteError(RuntimeError):
@@ -34,48 +33,58 @@ class Run:
 
     def __init__(
         self,
-        config: TrainConfig,
-        files: Workdir,
+        plan: Plan,
         experiment: Experiment,
-        checkpoints: Checkpoints,
+        storage: Storage,
         stop: Stop,
         say: Callable[[str], None],
+        on_evaluation: Callable[[Entry], Any] | None = None,
     ):
         """Begins, or goes on from the newest whole checkpoint."""
-        self._config, self._files, self._experiment = config, files, experiment
-        self._checkpoints, self._stop, self._say = checkpoints, stop, say
+        self._plan, self._options, self._experiment = plan, plan.options, experiment
+        self._storage, self._stop, self._say = storage, stop, say
+        self._on_evaluation, self._ended = on_evaluation, False
         self._parallel = experiment.parallel
         self._pace = Pace(experiment.run_train.unit)
-        self._total_steps = config.num_epochs * experiment.steps_per_epoch
+        self._total_steps = plan.options.num_epochs * experiment.steps_per_epoch
         self._carry, self._step = self._start()
         self._saved_step = self._step
-        self.entries = files.read_metrics(self._step) if is_main_process() else []
+        self.entries = storage.entries(self._step)
         self._earlier_seconds = (
             self.entries[-1]["elapsed_seconds"] if self.entries else 0.0
         )
         self._began = time.perf_counter()
 
-    def train(self, progress: bool, profile: bool) -> None:
-        """Trains what is left of the run."""
+    @property
+    def state(self) -> TrainState:
+        """The state as it is now, as host arrays."""
+        return self._parallel.fetch(self._carry[0])
+
+    def train(self, progress: bool, profile: Path | None) -> None:
+        """Trains what is left of the run; profiles to a directory if given one."""
+        if self._step:
+            self._say(f"going on at step {self._step} of {self._total_steps}")
         epochs = range(
-            self._step // self._experiment.steps_per_epoch, self._config.num_epochs
+            self._step // self._experiment.steps_per_epoch, self._options.num_epochs
         )
         bar = tqdm(
             initial=epochs.start,
-            total=self._config.num_epochs,
+            total=self._options.num_epochs,
             disable=not progress,
             unit="epoch",
             mininterval=0.1 if os.isatty(2) else 5.0,
         )
         # The second epoch from here, for the first one compiles.
-        profiled = min(epochs.start + 1, epochs.stop - 1) if profile else None
+        profiled = min(epochs.start + 1, epochs.stop - 1)
         with bar:
             if self._stopped_before_evaluation():
                 self._finish_epoch(epochs.start, None)
             for epoch in epochs:
-                with _profiler(self._files.path / "profile", epoch == profiled):
-                    images_per_second = self._train_epoch(epoch)
-                self._finish_epoch(epoch + 1, images_per_second)
+                if self._ended:
+                    break
+                with _profiler(profile if epoch == profiled else None):
+                    examples_per_second = self._train_epoch(epoch)
+                self._finish_epoch(epoch + 1, examples_per_second)
                 bar.update()
                 if self.entries:
                     bar.set_postfix_str(summaries.progress_line(self.entries[-1]))
@@ -83,13 +92,16 @@ class Run:
     def _start(self) -> tuple[Carry, int]:
         state = self._experiment.init()
         fresh = (state, self._parallel.place_data(TrainMetrics.zero()))
-        restored = self._checkpoints.restore(
-            self._parallel.abstract_stored_state(fresh), self._say
+        # Version 0.1.0 saved no dynamics: what it has begun gathers them from here on.
+        dynamics = self._parallel.stored_state(fresh)[0].dynamics
+        restored = self._storage.restore(
+            self._parallel.abstract_stored_state(fresh),
+            self._say,
+            ({"dynamics": dynamics},),
         )
         if restored is None:
             return fresh, 0
         step, arrays = restored
-        self._say(f"going on at step {step} of {self._total_steps}")
         return self._parallel.place_state(arrays), step
 
     def _stopped_before_evaluation(self) -> bool:
@@ -100,10 +112,12 @@ class Run:
         return not agree(evaluated)
 
     def _is_evaluated(self, epoch: int) -> bool:
-        return epoch == self._config.num_epochs or epoch % self._config.eval_every == 0
+        return (
+            epoch == self._options.num_epochs or epoch % self._options.eval_every == 0
+        )
 
     def _train_epoch(self, epoch: int) -> float:
-        """Runs what is left of an epoch; returns its images per second."""
+        """Runs what is left of an epoch; returns its examples per second."""
         per_epoch = self._experiment.steps_per_epoch
         order = self._experiment.order(epoch)
         begin = self._step - epoch * per_epoch
@@ -121,54 +135,56 @@ class Run:
                 self._check_finite()
             self._step += last - first
         seconds = time.perf_counter() - began
-        return (per_epoch - begin) * self._config.batch_size / seconds
+        return (per_epoch - begin) * self._options.batch_size / seconds
 
-    def _finish_epoch(self, epoch: int, images_per_second: float | None) -> None:
+    def _finish_epoch(self, epoch: int, examples_per_second: float | None) -> None:
         if self._is_evaluated(epoch):
-            entry = self._evaluate(epoch, images_per_second)
+            entry = self._evaluate(epoch, examples_per_second)
             self.entries.append(entry)
-            if is_main_process():
-                self._files.append_metrics(entry)
-        last = epoch == self._config.num_epochs
-        due = last or epoch % self._config.checkpoint_every == 0
+            self._storage.append(entry)
+            asked = self._on_evaluation is not None and self._on_evaluation(entry)
+            self._ended = bool(agree(asked is True))
+        last = epoch == self._options.num_epochs or self._ended
+        due = last or epoch % self._options.checkpoint_every == 0
         # A stop before the evaluation has saved this step, but without the accuracy
         # that tells which is the best.
         if due and (self._saved_step != self._step or self._validation() is not None):
             self._save()
 
-    def _evaluate(self, epoch: int, images_per_second: float | None) -> dict[str, Any]:
+    def _evaluate(
+        self, epoch: int, examples_per_second: float | None
+    ) -> dict[str, Any]:
         state, metrics = self._carry[0], self._parallel.fetch(self._carry[1])
         with self._leavable():
             sums = {
                 name: evaluate(state, self._leave_if_stopped)
                 for name, evaluate in self._experiment.evaluations.items()
             }
-        # The coefficients and the rate of the epoch's last step.
-        coefficients = self._experiment.coefficients(self._step - 1)
+        # As they were at the epoch's last step.
+        rates = {k: f(self._step - 1) for k, f in self._plan.schedules.items()}
+        rates |= self._plan.loss.coefficients(self._step - 1)
         now = time.perf_counter()
         return {
             "epoch": epoch,
             "step": self._step,
-            "learning_rate": float(self._experiment.learning_rate(self._step - 1)),
-            **{name: float(value) for name, value in coefficients.items()},
+            **{name: float(value) for name, value in rates.items()},
             "train_loss": summaries.share(metrics.loss_sum, metrics.count),
             "skipped_steps": int(metrics.nonfinite_steps),
             **summaries.accuracies(sums),
-            "images_per_second": images_per_second and round(images_per_second, 1),
+            "images_per_second": examples_per_second and round(examples_per_second, 1),
             "elapsed_seconds": round(self._earlier_seconds + now - self._began, 3),
         }
 
     def _check_finite(self) -> None:
         metrics = self._parallel.fetch(self._carry[1])
-        if self._config.on_nonfinite == "skip" or not metrics.nonfinite_steps:
+        if self._options.on_nonfinite == "skip" or not metrics.nonfinite_steps:
             return
-        name = self._config.loss.name
         raise NonFiniteError(
-            f"the loss {name!r} or its gradient is not finite at step "
+            f"the loss {self._plan.loss_name!r} or its gradient is not finite at step "
             f"{int(metrics.first_nonfinite_step)}; logits of this epoch within "
             f"[{float(metrics.logits_min):.3g}, {float(metrics.logits_max):.3g}]; "
-            "lower --config.optimizer.learning_rate, set "
-            "--config.optimizer.clip_norm=5, or --config.on_nonfinite=skip"
+            "lower the learning rate (optimizer.learning_rate), clip the gradient "
+            "(optimizer.clip_norm=5), or pass over such steps (on_nonfinite=skip)"
         )
 
     def _leave_if_stopped(self) -> None:
@@ -182,7 +198,7 @@ class Run:
         """Saves what is not saved yet; returns the line to end with."""
         if self._saved_step != self._step:
             self._save()
-        self._checkpoints.wait()
+        self._storage.wait()
         if self._step == 0:
             return "stopped before the first step; the same command begins again"
         return (
@@ -191,10 +207,8 @@ class Run:
         )
 
     def _save(self) -> None:
-        accuracy = self._validation()
-        numbers = None if accuracy is None else {"validation_accuracy": accuracy}
         stored = self._parallel.stored_state(self._carry)
-        self._checkpoints.save(self._step, stored, numbers)
+        self._storage.save(self._step, stored, self._validation())
         self._saved_step = self._step
 
     def _validation(self) -> float | None:
@@ -205,8 +219,8 @@ class Run:
 
 
 @contextmanager
-def _profiler(directory: Path, enabled: bool) -> Iterator[None]:
-    if not enabled:
+def _profiler(directory: Path | None) -> Iterator[None]:
+    if directory is None:
         yield
         return
     with jax.profiler.trace(str(directory)):

@@ -20,6 +20,10 @@ class TrainState(struct.PyTreeNode):
       opt_state: the optimizer's.
       loss_memory: what the loss remembers of each training example; ``()`` for all
         losses but a few.
+      dynamics: what was seen of each training example, see
+        :mod:`dal_jax.training.dynamics`; ``()`` where nothing is gathered.
+      average: the average of ``params`` and ``model_state`` over time that evaluation
+        and prediction use; ``()`` where there is none.
     """
 
     step: jax.Array
@@ -27,6 +31,13 @@ class TrainState(struct.PyTreeNode):
     model_state: PyTree
     opt_state: optax.OptState
     loss_memory: PyTree
+    dynamics: PyTree
+    average: PyTree
+
+    @property
+    def predictor(self) -> tuple[PyTree, PyTree]:
+        """The ``(params, model_state)`` that evaluation and prediction use."""
+        return self.average or (self.params, self.model_state)
 
 
 class TrainMetrics(struct.PyTreeNode):

@@ -15,6 +15,8 @@ from jax import lax
 from dal_jax.data.augment import Preprocess
 from dal_jax.losses import StatefulLoss
 from dal_jax.models import Functional
+from dal_jax.training import dynamics
+from dal_jax.training.dynamics import Phases
 from dal_jax.training.state import EvalSums, TrainMetrics, TrainState
 
 Batch = dict[str, jax.Array]
@@ -25,8 +27,19 @@ def make_init(
     model: Functional,
     optimizer: optax.GradientTransformation,
     loss: StatefulLoss,
+    *,
+    gathered: PyTree = (),
+    averaged: bool = False,
 ) -> Callable[[jax.Array], TrainState]:
-    """Returns ``init(key) -> TrainState``, the state before the first step."""
+    """Returns ``init(key) -> TrainState``, the state before the first step.
+
+    Args:
+      model: the network as pure functions.
+      optimizer: an optax gradient transformation.
+      loss: per example, with its memory.
+      gathered: what is gathered of each example, before anything was seen.
+      averaged: whether the parameters are averaged over time.
+    """
 
     def init(key: jax.Array) -> TrainState:
         params, model_state = model.init(key)
@@ -36,6 +49,8 @@ def make_init(
             model_state=model_state,
             opt_state=optimizer.init(params),
             loss_memory=loss.init(),
+            dynamics=jax.tree.map(jnp.copy, gathered),
+            average=jax.tree.map(jnp.copy, (params, model_state)) if averaged else (),
         )
 
     return init
@@ -48,6 +63,8 @@ def make_train_step(
     loss: StatefulLoss,
     augmentation_key: jax.Array,
     *,
+    phases: Phases | None = None,
+    ema_decay: float | None = None,
     skip_nonfinite: bool = False,
     axis_name: str | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, TrainMetrics]]:
@@ -55,27 +72,29 @@ def make_train_step(
 
     Args:
       model: the network as pure functions.
-      preprocess: raw images to the network's input; ``train`` takes one key an
-        example, made from ``augmentation_key``, the step and the example's position,
-        so that no example's augmentation depends on the others or on the devices.
+      preprocess: raw inputs to the network's; ``train`` takes one key an example,
+        made from ``augmentation_key``, the step and the example's position, so that
+        no example's augmentation depends on the others or on the devices.
       optimizer: an optax gradient transformation; one that takes extra arguments is
         given the ``step``.
       loss: per example, with its memory.
       augmentation_key: the key that all augmentation derives from.
+      phases: of the run, for what is gathered of each example; ``None`` for nothing.
+      ema_decay: of the parameters' average over time, see :func:`update_average`.
       skip_nonfinite: leave the state as it is, but for ``step``, where the loss or
         the gradient is not finite.
       axis_name: the mapped axis whose shards make up the batch, or ``None``.
 
     Returns:
-      ``train_step(state, batch) -> (state, metrics)`` with ``batch`` of ``image``
-      uint8 ``[batch, height, width, channels]``, ``label`` int32 ``[batch]`` and
-      ``position`` int32 ``[batch]`` in the training set.
+      ``train_step(state, batch) -> (state, metrics)`` with ``batch`` of ``inputs``
+      ``[batch, ...]``, ``labels`` ``[batch, ...]`` and ``position`` int32 ``[batch]``
+      in the training set.
     """
 
-    def mean_loss(params: PyTree, state: TrainState, batch: Batch, images: jax.Array):
-        logits, model_state = model.apply(params, state.model_state, images, True)
+    def mean_loss(params: PyTree, state: TrainState, batch: Batch, inputs: jax.Array):
+        logits, model_state = model.apply(params, state.model_state, inputs, True)
         values, memory = loss.apply(
-            logits, batch["label"], state.step, state.loss_memory, batch["position"]
+            logits, batch["labels"], state.step, state.loss_memory, batch["position"]
         )
         return jnp.mean(values), (values, logits, model_state, memory)
 
@@ -84,10 +103,10 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, TrainMetrics]:
         step_key = jax.random.fold_in(augmentation_key, state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, batch["position"])
-        images = preprocess.train(keys, batch["image"])
+        inputs = preprocess.train(keys, batch["inputs"])
         (mean, (values, logits, model_state, memory)), gradient = jax.value_and_grad(
             mean_loss, has_aux=True
-        )(state.params, state, batch, images)
+        )(state.params, state, batch, inputs)
         if axis_name is not None:
             mean, gradient = lax.pmean((mean, gradient), axis_name)
             memory = _merge_memory(state.loss_memory, memory, axis_name)
@@ -101,11 +120,29 @@ def make_train_step(
             model_state=model_state,
             opt_state=opt_state,
             loss_memory=memory,
+            dynamics=(),
+            average=(),
         )
+        if ema_decay is not None:
+            new_state = update_average(state, new_state, ema_decay)
         if skip_nonfinite:
-            unchanged = state.replace(step=state.step + 1)
+            # What was gathered is large, and leaves such a step out by itself.
+            unchanged = state.replace(step=state.step + 1, dynamics=())
             new_state = jax.tree.map(
                 lambda new, old: jnp.where(finite, new, old), new_state, unchanged
+            )
+        if phases is not None:
+            new_state = new_state.replace(
+                dynamics=dynamics.observe(
+                    state.dynamics,
+                    logits,
+                    batch["labels"],
+                    batch["position"],
+                    state.step,
+                    phases,
+                    where=finite,
+                    axis_name=axis_name,
+                )
             )
         metrics = _train_metrics(state.step, values, logits, finite)
         if axis_name is not None:
@@ -115,6 +152,29 @@ def make_train_step(
     return train_step
 
 
+def update_average(
+    state: TrainState, new_state: TrainState, decay: float
+) -> TrainState:
+    r"""Returns ``new_state`` with the average that its parameters are part of.
+
+    .. math:: \bar\theta_{t+1} = d_t \bar\theta_t + (1 - d_t)\,\theta_{t+1},
+       \qquad d_t = \min\left(d, \frac{1 + t}{10 + t}\right)
+
+    The bound keeps what the run began with from lingering in a short one. Whole numbers
+    of ``model_state`` (counters, random keys) are taken as they are.
+    """
+    step = state.step.astype(jnp.float32)
+    decay_now = jnp.minimum(decay, (1 + step) / (10 + step))
+
+    def leaf(average: jax.Array, new: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(new.dtype, jnp.floating):
+            return new
+        return (average + (1 - decay_now) * (new - average)).astype(new.dtype)
+
+    new = (new_state.params, new_state.model_state)
+    return new_state.replace(average=jax.tree.map(leaf, state.average, new))
+
+
 def make_eval_step(
     model: Functional, preprocess: Preprocess, *, axis_name: str | None = None
 ) -> Callable[[PyTree, PyTree, Batch], EvalSums]:
@@ -122,24 +182,26 @@ def make_eval_step(
 
     Args:
       model: the network as pure functions.
-      preprocess: its ``evaluate`` turns raw images into the network's input.
+      preprocess: its ``evaluate`` turns raw inputs into the network's.
       axis_name: the mapped axis whose shards make up the batch, or ``None``.
 
     Returns:
       ``eval_step(params, model_state, batch) -> EvalSums`` with ``batch`` of
-      ``image``, ``label`` (as given), ``clean_label`` (the same where unknown) and
-      ``mask`` bool ``[batch]``, false for padding.
+      ``inputs``, ``labels`` (as given), ``clean_labels`` (the same where unknown) and
+      ``mask`` bool ``[batch]``, false for padding. Labels below 0 are not counted.
     """
 
     def eval_step(params: PyTree, model_state: PyTree, batch: Batch) -> EvalSums:
-        images = preprocess.evaluate(batch["image"])
-        logits, _ = model.apply(params, model_state, images, False)
+        inputs = preprocess.evaluate(batch["inputs"])
+        logits, _ = model.apply(params, model_state, inputs, False)
         predicted = jnp.argmax(logits, axis=-1)
-        given, clean = batch["label"], batch["clean_label"]
+        given, clean = _classes(batch["labels"]), _classes(batch["clean_labels"])
+        mask = jnp.expand_dims(batch["mask"], tuple(range(1, given.ndim)))
+        mask = mask & (given >= 0)
         wrong = given != clean
         sums = EvalSums(
             *(
-                jnp.sum(batch["mask"] & selected, dtype=jnp.float32)
+                jnp.sum(mask & selected, dtype=jnp.float32)
                 for selected in (
                     jnp.ones_like(wrong),
                     predicted == given,
@@ -152,6 +214,13 @@ def make_eval_step(
         return sums if axis_name is None else lax.psum(sums, axis_name)
 
     return eval_step
+
+
+def _classes(labels: jax.Array) -> jax.Array:
+    """Labels as class numbers; of a distribution, its most probable class."""
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return jnp.argmax(labels, axis=-1)
+    return labels
 
 
 def _train_metrics(

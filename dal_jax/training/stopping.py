@@ -34,6 +34,8 @@ class Interrupted(RuntimeError):
 class Stop:
     """Whether the run was asked to stop, and how it may be left.
 
+    By itself it is never told of a signal, and so never asks for anything.
+
     Attributes:
       signal_number: the signal that came, 0 until then.
     """
@@ -52,7 +54,9 @@ class Stop:
             with self.may_leave(lambda: line):
                 yield
         except KeyboardInterrupt:
-            raise Interrupted(line, self.signal_number or signal.SIGINT) from None
+            if not self.signal_number:
+                raise  # whoever handles signals here is somebody else
+            raise Interrupted(line, self.signal_number) from None
         finally:
             self._at_once = False
 
@@ -102,6 +106,8 @@ class Stop:
 @contextmanager
 def stop_signals(may_exit: bool = False) -> Iterator[Stop]:
     """Within it SIGTERM and Ctrl-C are told to the :class:`Stop` that it gives.
+
+    For a command, which owns its process; a library call leaves signals alone.
 
     A second one is taken as before, so that an impatient person can leave at once.
 

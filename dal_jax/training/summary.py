@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from dal_jax.config import TrainConfig
 from dal_jax.noise import NoiseRecord
 from dal_jax.training.state import EvalSums
 
@@ -20,6 +19,8 @@ def accuracies(sums: dict[str, EvalSums]) -> dict[str, float | None]:
     figures = {
         f"{name}_accuracy": share(of.correct, of.count) for name, of in sums.items()
     }
+    if "train" not in sums:
+        return figures
     train = sums["train"]
     return figures | {
         "memorized": share(train.memorized, train.mislabelled),
@@ -28,9 +29,9 @@ def accuracies(sums: dict[str, EvalSums]) -> dict[str, float | None]:
 
 
 def summarize(
-    config: TrainConfig, record: NoiseRecord, entries: list[dict[str, Any]]
+    loss_name: str, record: NoiseRecord, entries: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Returns the summary of a finished run.
+    """Returns the summary of a run, ``{}`` where nothing was evaluated.
 
     Accuracy is that of the last epoch, with the mean of the last ten evaluations and,
     for what it is worth, the best one; no choice was made by it.
@@ -39,7 +40,7 @@ def summarize(
         return {}
     last = entries[-1]
     figures: dict[str, Any] = {
-        "loss": config.loss.name,
+        "loss": loss_name,
         "noise_kind": record.kind,
         "nominal_noise_rate": _number(record.nominal_rate),
         "realised_noise_rate": _number(record.realised_rate),
@@ -57,9 +58,9 @@ def summarize(
                 f"{name}_best": max(curve),
             }
     return figures | {
-        "train_accuracy": last["train_accuracy"],
-        "memorized": last["memorized"],
-        "corrected": last["corrected"],
+        "train_accuracy": last.get("train_accuracy"),
+        "memorized": last.get("memorized"),
+        "corrected": last.get("corrected"),
         "elapsed_seconds": last["elapsed_seconds"],
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }

@@ -1,85 +1,141 @@
 """A run's directory: one run at a time, one configuration, nothing lost or mixed."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dal_jax.config import TrainConfig
 from dal_jax.errors import InputError
+from dal_jax.files import sync_directory, write_atomically
 from dal_jax.noise import NoiseRecord
+from dal_jax.training import mark as marks
+from dal_jax.training.differences import differences
 
-_FILES = ("config.json", "noise.npz", "metrics.jsonl", "summary.json")
-_DIRECTORIES = ("checkpoints", "damaged_checkpoints", "profile")
+# What a writer that was killed leaves; the last two are version 0.1.0's.
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(\w+\.partial|\d+)|(?P<old>.+)\.writing")
 
 
 class StorageError(RuntimeError):
-    """A run that could not be written: one line with why and what to do."""
+    """A run that cannot be written or read: one line with why and what to do."""
 
 
 @contextlib.contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Turns whatever writing below ``path`` raises into a StorageError."""
+    """Turns the system's errors in writing below ``path`` into a StorageError."""
     try:
         yield
-    except Exception as error:
-        # Orbax's own errors are pages long and name the system's only by number.
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        reason = os.strerror(int(code[1])) if code else str(error).split("\n")[0][:200]
-        raise StorageError(
-            f"cannot write to {path} ({reason}); what was saved before is whole: "
-            "mend that, and the same command goes on from there"
-        ) from error
+    except OSError as error:
+        raise cannot_write(path, error.strerror or str(error)) from error
+
+
+def cannot_write(path: Path, reason: str) -> StorageError:
+    """Returns the error for a run that could not be written."""
+    return StorageError(
+        f"cannot write to {path} ({reason}); what was saved before is whole: "
+        "fix that, and the same command goes on from there"
+    )
 
 
 class Workdir:
     """The files of one run.
 
     ``config.json``, ``noise.npz``, ``metrics.jsonl`` (one JSON object an evaluation),
-    ``summary.json`` once the run has finished, and ``checkpoints``.
+    ``summary.json`` once the run has finished, ``checkpoints``, and ``.dal_jax``, which
+    marks them as this program's.
+
+    What decides a run is its *identity*, a nested dictionary that JSON can hold: the
+    configuration, or a fingerprint of the objects. It is what ``config.json`` holds.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path).absolute()
         self.checkpoints = self.path / "checkpoints"
         self.noise = self.path / "noise.npz"
+        self._config = self.path / "config.json"
+        self._metrics = self.path / "metrics.jsonl"
 
-    def check(self, config: TrainConfig, *, overwrite: bool) -> None:
-        """Raises InputError where a run with this configuration must not go here."""
+    @property
+    def mark(self) -> marks.Mark:
+        """What in the directory is this program's."""
+        return marks.Mark(self.path)
+
+    @property
+    def digest(self) -> int:
+        """A number that tells the identity of this run from others."""
+        text = json.dumps(self._read(self._config), sort_keys=True)
+        return zlib.crc32(text.encode())
+
+    def check(
+        self,
+        identity: Mapping[str, Any],
+        defaults: Mapping[str, Any],
+        *,
+        overwrite: bool,
+    ) -> None:
+        """Raises InputError where a run of this identity must not go here.
+
+        Args:
+          identity: of the run.
+          defaults: likewise nested; a field that an earlier version of the program did
+            not write counts as having its value here.
+          overwrite: whether an earlier run may be removed.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(
                 f"workdir {self.path} is a file: expected a directory; "
                 "give another --workdir"
             )
-        if overwrite or not self.path.exists():
+        if not self.path.exists():
             return
-        stored_file = self.path / "config.json"
-        if not stored_file.exists():
-            # A run killed at its very beginning leaves these two.
-            own = (".lock", "config.json.writing")
-            strangers = [p.name for p in self.path.iterdir() if p.name not in own]
-            if strangers:
-                raise InputError(
-                    f"workdir {self.path} holds no run but other files "
-                    f"({', '.join(sorted(strangers)[:3])}): expected an empty or new "
-                    "directory; give another --workdir, or --overwrite to use this one"
-                )
+        if overwrite:
+            self._refuse(self.mark.strangers())
+        elif self._config.exists():
+            self._check_same(identity, defaults)
+        else:
+            self._check_empty()
+
+    def _check_same(
+        self, identity: Mapping[str, Any], defaults: Mapping[str, Any]
+    ) -> None:
+        if "config.json" not in self.mark.names:
+            # A copy without hidden files, if it is of this very run; else a stranger's.
+            if marks.read_json(self._config) != json.loads(json.dumps(identity)):
+                self._refuse(self.mark.strangers())
             return
-        differing = _differences(_read_json(stored_file), _plain(config))
+        differing = differences(self._read(self._config), identity, defaults)
         if differing:
             raise InputError(
                 f"workdir {self.path} holds a run with another configuration "
                 f"({', '.join(differing)}): expected the same one to go on; "
                 "give another --workdir, or --overwrite to start anew"
+            )
+
+    def _check_empty(self) -> None:
+        found = {path.name for path in self.path.iterdir()} - {".lock", marks.FILE}
+        found -= {path.name for path in self._leftovers()}
+        self._refuse(sorted(found - self.mark.names))
+        if found:
+            raise InputError(
+                f"workdir {self.path} holds what is left of a run without its "
+                f"config.json ({', '.join(sorted(found)[:3])}): expected all of it to "
+                "go on; bring it back, or --overwrite to start anew"
+            )
+
+    def _refuse(self, strangers: list[str]) -> None:
+        # Nothing here may suggest --overwrite: these files are somebody else's.
+        if strangers:
+            raise InputError(
+                f"workdir {self.path} holds files that no run of this program wrote "
+                f"({', '.join(strangers[:3])}): expected an empty or new directory, or "
+                "one of its runs; give another --workdir"
             )
 
     @contextlib.contextmanager
@@ -103,31 +159,67 @@ class Workdir:
                 ) from None
             yield
 
-    def clear(self) -> None:
-        """Removes what a run writes, and nothing else."""
-        for name in _FILES:
-            (self.path / name).unlink(missing_ok=True)
-        for name in _DIRECTORIES:
-            shutil.rmtree(self.path / name, ignore_errors=True)
-
     def begin(
-        self, config: TrainConfig, record: NoiseRecord, *, overwrite: bool
+        self,
+        identity: Mapping[str, Any],
+        defaults: Mapping[str, Any],
+        record: NoiseRecord | None,
+        *,
+        overwrite: bool,
     ) -> None:
         """Writes ``config.json`` and ``noise.npz`` of a run that begins or goes on.
+
+        Args:
+          identity: of the run.
+          defaults: see :meth:`check`.
+          record: the given labels, if the run keeps them.
+          overwrite: remove what an earlier run left, and nothing else.
 
         Raises:
           InputError: the directory belongs, or has come to belong, to another run, or
             to the same one with other labels.
+          StorageError: it could not be written.
         """
-        self.check(config, overwrite=overwrite)
-        if overwrite:
-            self.clear()
-        elif self.noise.exists():
+        self.check(identity, defaults, overwrite=overwrite)
+        if record is not None and self.noise.exists() and not overwrite:
             self._check_labels(record)
-        _write_json(self.path / "config.json", _plain(config))
         with storing(self.path):
-            _remove_leftovers(self.noise)
-            record.save(self.noise)
+            for partial in self._leftovers():
+                partial.unlink(missing_ok=True)
+            if overwrite:
+                self._clear()
+            # The configuration of a run that goes on stays as it is: its checkpoints
+            # were saved with that one's digest.
+            if self._config.exists():
+                self.mark.claim(adopt=True)
+            else:
+                self.mark.begin()
+                self.write_json("config.json", identity)
+            if record is not None and not self.noise.exists():
+                record.save(self.noise)
+
+    def _clear(self) -> None:
+        """Removes what is marked as a run's, so that a kill leaves it marked."""
+        mark = self.mark
+        mark.claim()
+        for name in marks.NAMES:  # config.json first: what is left is no run
+            path = self.path / name
+            if name not in mark.names:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            sync_directory(self.path)
+
+    def _leftovers(self) -> list[Path]:
+        """Returns what writers of the run's files left when they were killed."""
+        found = []
+        for path in self.path.iterdir():
+            match = _LEFTOVER.fullmatch(path.name)
+            if match and (match["name"] or match["old"]) in (*marks.NAMES, marks.FILE):
+                found.append(path)
+        return found
 
     def _check_labels(self, record: NoiseRecord) -> None:
         before = NoiseRecord.load(self.noise)
@@ -142,98 +234,72 @@ class Workdir:
     def read_summary(self) -> dict[str, Any] | None:
         """Returns ``summary.json``, or None for a run that has not finished."""
         path = self.path / "summary.json"
-        return _read_json(path) if path.exists() else None
+        return self._read(path) if path.exists() else None
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes ``summary.json``."""
-        _write_json(self.path / "summary.json", summary)
+        self.write_json("summary.json", summary)
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes a JSON file of the run, whole or not at all."""
+        text = json.dumps(value, indent=2) + "\n"
+        self._write(name, lambda file: file.write(text.encode()))
+
+    def write_npz(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes arrays by name as a file of the run, whole or not at all."""
+        self._write(
+            name, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays)
+        )
+
+    def _write(self, name: str, write: Any) -> None:
+        self._refuse(list({name} & set(self.mark.strangers())))
+        with storing(self.path):
+            write_atomically(self.path / name, write)
 
     def read_metrics(self, last_step: int) -> list[dict[str, Any]]:
         """Returns the evaluations up to a step and removes later or torn ones.
 
         A killed run may have written lines that its newest checkpoint does not know;
-        the run that goes on from there writes them again.
+        the run that goes on from there writes them again. Of a run that has finished
+        all are returned, and nothing is removed.
         """
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = []
-        for line in lines:
+        before = self._metrics.read_bytes() if self._metrics.exists() else None
+        finished = (self.path / "summary.json").exists()
+        entries, kept = [], b""
+        for line in (before or b"").splitlines():
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:
+                newer = entry["step"] > last_step and not finished
+            except (ValueError, TypeError, KeyError):
                 break  # torn by a kill or a full disk
-            if entry["step"] <= last_step:
-                kept.append(entry)
-        _write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
-        return kept
+            if not newer:
+                entries.append(entry)
+                kept += line + b"\n"
+        if kept != before and not finished:
+            self._write("metrics.jsonl", lambda file: file.write(kept))
+        return entries
 
-    def append_metrics(self, entry: dict[str, Any]) -> None:
+    def append_metrics(self, entry: Mapping[str, Any]) -> None:
         """Adds one evaluation, on disk when this returns."""
-        with storing(self.path), (self.path / "metrics.jsonl").open("a") as file:
+        with storing(self.path), self._metrics.open("a") as file:
             file.write(json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-
-def config_digest(config: TrainConfig) -> int:
-    """Returns a number that tells configurations apart."""
-    return zlib.crc32(json.dumps(_plain(config), sort_keys=True).encode())
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Removes what processes that were killed while they saved ``path`` left."""
-    for partial in path.parent.glob(f".{path.name}.*"):
-        writer = partial.name.rpartition(".")[2]
-        if writer.isdigit() and not _is_alive(int(writer)):
-            partial.unlink(missing_ok=True)
-
-
-def _is_alive(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass  # it is another user's
-    return True
-
-
-def _plain(config: TrainConfig) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            difference
-            for key in sorted(old.keys() | new.keys())
-            for difference in _differences(
-                old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
+        try:
+            content = json.loads(path.read_bytes())
+        except ValueError:
+            content = None
+        except OSError as error:
+            raise StorageError(
+                f"cannot read {path} ({error.strerror}); nothing was changed: fix "
+                "that, and the same command goes on"
+            ) from error
+        if not isinstance(content, dict):
+            raise InputError(
+                f"{path} is damaged: expected a JSON object; restore it, or start anew "
+                "with --overwrite"
             )
-        ]
-    return [] if old == new else [f"{prefix} was {old!r}, now {new!r}"]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError:
-        raise InputError(
-            f"{path} is damaged: expected JSON; restore it, or start anew with "
-            "--overwrite"
-        ) from None
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    _write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    # Written aside and moved: a reader, or a kill, meets the old file or the new one.
-    aside = path.with_name(path.name + ".writing")
-    with storing(path.parent):
-        with aside.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        return content

@@ -1,4 +1,4 @@
-"""Streams give the batches asked for, from any step, by threads or processes."""
+"""Streams give the batches asked for, from any step, by any number of threads."""
 
 from pathlib import Path
 
@@ -10,8 +10,6 @@ from dal_jax import data
 from dal_jax.config import DatasetConfig
 from dal_jax.data import batches, images
 from dal_jax.errors import InputError
-
-pytest.importorskip("grain")
 
 
 @pytest.fixture
@@ -37,9 +35,9 @@ def values(stream):
     return [batch[:, 0, 0, 0].tolist() for batch in stream]
 
 
-def test_batches_come_in_the_order_given(split):
-    assert values(batches.stream(split, ORDER)) == ORDER.tolist()
-    assert values(batches.stream(split, ORDER, threads=3)) == ORDER.tolist()
+@pytest.mark.parametrize("workers", [None, 0, 1, 3])
+def test_batches_come_in_the_order_given(split, workers):
+    assert values(batches.stream(split, ORDER, workers=workers)) == ORDER.tolist()
 
 
 def test_any_step_can_be_the_first(split):
@@ -53,44 +51,18 @@ def test_part_of_a_split(split):
     assert values(batches.stream(part, order)) == (11 - order).tolist()
 
 
-def test_images_in_memory_stream_as_well(split):
-    pixels = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
-    memory = data.Split(pixels, split.labels, split.index, None)
-    stream = batches.stream(memory, ORDER)
-    assert [batch.ravel().tolist() for batch in stream] == ORDER.tolist()
+def test_inputs_in_memory_stream_as_well():
+    tokens = np.arange(24).reshape(12, 2)
+    stream = list(batches.stream(data.Split(tokens, tokens), ORDER))
+    np.testing.assert_array_equal(stream, tokens[ORDER])
 
 
-def test_worker_processes_give_the_same(split):
-    for _ in range(2):
-        assert values(batches.stream(split, ORDER, workers=2)) == ORDER.tolist()
-    part = split.take(np.arange(11, 5, -1))
-    order = ORDER % 6
-    assert values(batches.stream(part, order, workers=2)) == (11 - order).tolist()
-
-
-@pytest.mark.parametrize(
-    ("cores", "steps", "expected"), [(3, 334, 3), (3, 333, None), (1, 334, None)]
-)
-def test_by_default_a_worker_a_core_where_it_pays(
-    split, monkeypatch, cores, steps, expected
-):
-    asked = []
-    monkeypatch.setattr(batches, "_cores", lambda: cores)
-    pool = batches.processes.pool
-    monkeypatch.setattr(
-        batches.processes, "pool", lambda count: asked.append(count) or pool(1)
-    )
-    order = np.resize(ORDER, [steps, 3])
-    assert values(batches.stream(split, order)) == order.tolist()
-    assert asked == ([expected] if expected else [])
-
-
-def test_arrays_get_no_workers(split, monkeypatch):
-    monkeypatch.delattr(batches.processes, "pool")
+def test_arrays_that_are_converted_stream_as_well(split):
     pixels = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
     arrays = images.ArrayImages(3, 2, pixels)
-    memory = data.Split(arrays, split.labels, split.index, None)
-    for batch, row in zip(batches.stream(memory, ORDER, workers=2), ORDER, strict=True):
+    for batch, row in zip(
+        batches.stream(data.Split(arrays, split.labels), ORDER), ORDER, strict=True
+    ):
         assert batch[:, 1, 1, 2].tolist() == row.tolist()
 
 
@@ -102,18 +74,16 @@ def test_stream_left_early_ends(split):
         next(stream)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_image_that_no_longer_decodes_is_named(split, workers):
-    Path(split.images.paths[3]).write_bytes(b"spoilt since")
+def test_image_that_no_longer_decodes_is_named(split):
+    Path(split.inputs.paths[3]).write_bytes(b"spoilt since")
     with pytest.raises(InputError, match=r"image .*03\.png does not decode \(not an"):
-        list(batches.stream(split, np.array([[1, 2], [3, 4]]), workers=workers))
+        list(batches.stream(split, np.array([[1, 2], [3, 4]])))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_image_that_has_changed_its_size_is_named(split, workers):
-    Image.new("RGB", (7, 4)).save(split.images.paths[3])
+def test_image_that_has_changed_its_size_is_named(split):
+    Image.new("RGB", (7, 4)).save(split.inputs.paths[3])
     with pytest.raises(InputError, match=r"03\.png is 7 x 4 pixels, others are 5 x 4"):
-        list(batches.stream(split, np.array([[1, 2], [3, 4]]), workers=workers))
+        list(batches.stream(split, np.array([[1, 2], [3, 4]])))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
-"""Every kind of image file decodes to what a person sees."""
+"""Every kind of image file decodes to what a person sees, and nothing else opens."""
 
 import io
+import os
+import socket
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dal_jax.data.decode import UnreadableImage, decode
+from dal_jax.data import jpeg
+from dal_jax.data.decode import UnreadableImage, decode, decode_rows
 
 
 def encode(image, form="PNG", **options):
@@ -89,11 +93,24 @@ def test_transparency_shows_white(mode):
     assert decode(encoded, 3)[0].tolist() == expected
 
 
-def test_exif_orientation_is_applied():
+# An orientation of 6 is to be turned 90 degrees clockwise; 9 means nothing.
+@pytest.mark.parametrize(("orientation", "turns"), [(6, -1), (3, 2), (1, 0), (9, 0)])
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_exif_orientation_is_applied(form, orientation, turns):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned 90 degrees clockwise
-    pixels = decode(encode(Image.fromarray(GRADIENT), exif=exif), 3)
-    np.testing.assert_array_equal(pixels, np.rot90(GRADIENT, k=-1))
+    exif[0x0112] = orientation
+    image = Image.fromarray(np.repeat(GRADIENT, 16, axis=0))
+    upright = decode(encode(image, form), 3)
+    turned = decode(encode(image, form, exif=exif), 3)
+    np.testing.assert_array_equal(turned, np.rot90(upright, k=turns))
+
+
+def test_xmp_orientation_is_applied():
+    image = Image.fromarray(GRADIENT)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="3"/></x:xmpmeta>'
+    turned = decode(encode(image, "JPEG", xmp=xmp), 3)
+    upright = decode(encode(image, "JPEG"), 3)
+    np.testing.assert_array_equal(turned, upright[::-1, ::-1])
 
 
 def test_animation_shows_its_first_frame():
@@ -117,11 +134,67 @@ def test_resize_averages_instead_of_dropping_pixels():
     assert np.abs(small.astype(int) - 127).max() <= 2
 
 
-@pytest.mark.parametrize(("image_size", "details"), [(32, 9), (200, 45)])
+def smooth(height, width, mode="RGB"):
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, [5, 6, 3], dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    return image.convert(mode)
+
+
+UPRIGHT = Image.Exif()
+UPRIGHT[0x0112] = 1
+UPRIGHT[0x010F] = "a camera"
+JPEGS = {
+    "colour": encode(smooth(71, 90), "JPEG"),
+    "grey": encode(smooth(71, 90, "L"), "JPEG"),
+    "ink": encode(smooth(71, 90, "CMYK"), "JPEG"),
+    "444": encode(smooth(71, 90), "JPEG", subsampling=0, quality=95),
+    "422": encode(smooth(71, 90), "JPEG", subsampling=1, quality=30),
+    "progressive": encode(smooth(71, 90), "JPEG", progressive=True),
+    "RGB": encode(smooth(71, 90), "JPEG", keep_rgb=True),
+    "comment": encode(smooth(71, 90), "JPEG", comment="Exif", icc_profile=b"none"),
+    "upright": encode(smooth(71, 90), "JPEG", exif=UPRIGHT),
+    "narrow": encode(smooth(8, 90), "JPEG"),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", JPEGS)
+def test_jpegs_have_the_pixels_that_pillow_gives(monkeypatch, name, channels):
+    for image_size in (None, 4, 7, 10, 40):
+        ours = decode(JPEGS[name], channels, image_size)
+        with monkeypatch.context() as patch:
+            patch.setattr("dal_jax.data.decode.is_jpeg", lambda encoded: False)
+            pillows = decode(JPEGS[name], channels, image_size)
+        np.testing.assert_array_equal(ours, pillows, err_msg=str(image_size))
+
+
+def test_plain_jpegs_do_not_need_pillow():
+    plain = {n: jpeg.decode_plain(encoded) is not None for n, encoded in JPEGS.items()}
+    assert plain == {name: name != "ink" for name in JPEGS}
+
+
+def test_jpegs_are_written_where_they_belong():
+    encoded = [JPEGS["colour"], JPEGS["ink"], JPEGS["grey"], JPEGS["narrow"]]
+    for channels in (3, 1):
+        out = np.zeros([4, 71, 90, channels], np.uint8)
+        failures = list(decode_rows(out, encoded, channels, None))
+        assert [(row, str(error)) for row, error in failures] == [(3, "90 x 8")]
+        for row in range(3):
+            np.testing.assert_array_equal(out[row], decode(encoded[row], channels))
+
+
+def test_too_many_pixels_are_refused_as_pillow_does(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 71 * 90 // 2 - 1)
+    with pytest.raises(UnreadableImage, match="exceeds limit of"):
+        decode(JPEGS["colour"], 3)
+
+
+@pytest.mark.parametrize(("image_size", "details"), [(32, 9), (100, 45)])
 def test_large_jpeg_decoded_at_a_fraction_looks_the_same(image_size, details):
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, [details, details, 3], dtype=np.uint8)
-    image = Image.fromarray(coarse).resize((1200, 900), Image.Resampling.BICUBIC)
+    image = Image.fromarray(coarse).resize((600, 450), Image.Resampling.BICUBIC)
     jpeg, png = encode(image, "JPEG", quality=95), encode(image)
     difference = decode(jpeg, 3, image_size).astype(int) - decode(png, 3, image_size)
     assert np.abs(difference).mean() < 2
@@ -137,15 +210,89 @@ def test_pixels_are_taken_as_they_are():
     [
         b"",
         b"not an image",
-        encode(Image.fromarray(np.tile(GRADIENT, (40, 40, 1))), "JPEG")[:600],
+        JPEGS["colour"][:600],
+        JPEGS["colour"][:-40],
+        b"\xff\xd8\xff",
         encode(Image.fromarray(np.tile(GRADIENT, (40, 40, 1))))[:300],
         encode(Image.fromarray(np.full([2, 2], 0.5, np.float32)), "TIFF"),
         encode(Image.fromarray(np.full([2, 2], 70000, np.int32)), "TIFF"),
         "no/such/file.png",
     ],
-    ids=["empty", "text", "cut jpeg", "cut png", "float", "32 bits", "missing"],
+    ids=[
+        "empty",
+        "text",
+        "cut header",
+        "cut jpeg",
+        "begun",
+        "cut png",
+        "float",
+        "32 bits",
+        "missing",
+    ],
 )
 def test_unreadable_says_why(encoded):
     with pytest.raises(UnreadableImage, match=r"\w+") as error:
         decode(encoded, 3)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture(params=["pipe", "socket", "device", "directory"])
+def no_regular_file(request, tmp_path):
+    path = tmp_path / "image.jpg"
+    match request.param:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/null")
+        case "directory":
+            path.mkdir()
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(path))
+                yield str(path)
+                return
+    yield str(path)
+
+
+def test_only_regular_files_are_opened(no_regular_file):
+    seen = []
+
+    def attempt():
+        try:
+            decode(no_regular_file, 3)
+        except UnreadableImage as error:
+            seen.append(str(error))
+
+    # A thread that is left behind, should it wait for ever.
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    assert seen == ["not a regular file"]
+
+
+OTHER_FORMATS = {
+    "EPS": encode(smooth(8, 8), "EPS"),
+    "PDF": b"%PDF-1.4\n",
+    "ICO": encode(smooth(16, 16), "ICO"),
+    "TGA": encode(smooth(8, 8), "TGA"),
+    "PCX": encode(smooth(8, 8), "PCX"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+def test_other_formats_are_not_opened_whatever_the_name(tmp_path, monkeypatch, name):
+    # By whom Pillow has EPS drawn: must not be reached.
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: 1 / 0)
+    path = tmp_path / "evil.jpg"
+    path.write_bytes(OTHER_FORMATS[name])
+    with pytest.raises(UnreadableImage, match="not an image in a known format"):
+        decode(str(path), 3)
+
+
+@pytest.mark.parametrize(
+    "form", ["JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP"]
+)
+def test_formats_that_the_documentation_names_open(form):
+    image = smooth(8, 9)
+    pixels = decode(encode(image, form), 3)
+    assert np.abs(pixels.astype(int) - np.asarray(image)).mean() < 30

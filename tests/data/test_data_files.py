@@ -1,6 +1,8 @@
 """Arrays, folders and lists: what they give, and every wrong one in one line."""
 
 import csv
+import os
+import threading
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 
 from dal_jax import data
 from dal_jax.config import DatasetConfig
+from dal_jax.data import batches, materialize
 from dal_jax.errors import InputError
 
 
@@ -49,7 +52,7 @@ def test_npz(tmp_path):
     train = save_npz(tmp_path / "a.npz", clean_labels=np.array([0, 1, 2, 2, 2]))
     test = save_npz(tmp_path / "b.npz", class_names=np.array(["not", "read", "here"]))
     dataset = load("arrays", train_path=train, test_path=test)
-    np.testing.assert_array_equal(dataset.train.images, arrays()["images"])
+    np.testing.assert_array_equal(dataset.train.inputs, arrays()["images"])
     assert dataset.train.labels.tolist() == [0, 1, 2, 0, 1]
     assert dataset.train.labels.dtype == np.int32
     assert dataset.train.clean_labels.tolist() == [0, 1, 2, 2, 2]
@@ -67,10 +70,10 @@ def test_npz_keeps_class_names_and_grey(tmp_path):
         class_names=np.array(["ant", "bee", "cat", "dog"]),
     )
     dataset = load("arrays", train_path=path)
-    assert dataset.train.images.shape == (5, 3, 4, 1)
+    assert dataset.train.inputs.shape == (5, 3, 4, 1)
     assert dataset.class_names == ("ant", "bee", "cat", "dog")
     resized = load("arrays", train_path=path, image_size=8, channels=3)
-    assert resized.train.images.shape == (5, 8, 8, 3)
+    assert resized.train.inputs.shape == (5, 8, 8, 3)
 
 
 @pytest.mark.parametrize("storage", ["memory", "stream"])
@@ -80,7 +83,7 @@ def test_npy_beside_each_other_are_mapped(tmp_path, storage):
     path = tmp_path / "train_images.npy"
     train = load("arrays", train_path=path, storage=storage).train
     assert train.in_memory == (storage == "memory")
-    images = np.stack([train.images[n] for n in range(5)])
+    images = np.stack([train.inputs[n] for n in range(5)])
     np.testing.assert_array_equal(images, arrays()["images"])
     assert train.labels.tolist() == [0, 1, 2, 0, 1]
 
@@ -130,11 +133,11 @@ def test_array_files_that_are_none(tmp_path):
     (tmp_path / "x.npz").write_bytes(b"no zip")
     assert "does not load" in message("arrays", train_path=tmp_path / "x.npz")
     np.savez(tmp_path / "y.npz", x=np.zeros(3), y=np.zeros(3))
-    assert "has no images, it has x, y" in message(
+    assert "has no images and no inputs, it has x, y" in message(
         "arrays", train_path=tmp_path / "y.npz"
     )
     np.save(tmp_path / "pixels.npy", np.zeros(3))
-    assert "with 'images' in its name" in message(
+    assert "with 'images' or 'inputs' in its name" in message(
         "arrays", train_path=tmp_path / "pixels.npy"
     )
     np.save(tmp_path / "images.npy", arrays()["images"])
@@ -147,8 +150,105 @@ def test_shapes_of_train_and_test_must_agree(tmp_path):
     train = save_npz(tmp_path / "a.npz")
     test = save_npz(tmp_path / "b.npz", images=arrays(shape=(5, 4))["images"])
     assert (
-        "test images are 4 x 5 pixels with 1 channel and training images 4 x 3 pixels "
+        "test inputs are 4 x 5 pixels with 1 channel and training inputs 4 x 3 pixels "
         "with 3 channels" in message("arrays", train_path=train, test_path=test)
+    )
+
+
+def features(count=5, dtype=np.float32):
+    values = np.random.default_rng(0).standard_normal((count, 7)).astype(dtype)
+    return {"inputs": values, "labels": np.arange(count) % 3}
+
+
+@pytest.mark.parametrize("storage", ["memory", "stream"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64])
+@pytest.mark.parametrize("form", ["npz", "npy"])
+def test_inputs_are_used_as_they_are(tmp_path, form, dtype, storage):
+    given = features(dtype=dtype)
+    if form == "npz":
+        path = tmp_path / "a.npz"
+        np.savez(path, **given)
+    else:
+        path = tmp_path / "train_inputs.npy"
+        for key, array in given.items():
+            np.save(tmp_path / f"train_{key}.npy", array)
+    dataset = load("arrays", train_path=path, test_path=path, storage=storage)
+    for split in (dataset.train, dataset.test):
+        assert split.in_memory == (storage == "memory")
+        assert (split.input_shape, split.input_dtype) == ((7,), dtype)
+        order = np.array([[4, 0], [1, 3]])
+        stream = batches.stream(split, order, workers=0)
+        np.testing.assert_array_equal(list(stream), given["inputs"][order])
+        assert split.labels.tolist() == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize("storage", ["memory", "stream"])
+def test_part_of_inputs(tmp_path, storage):
+    given = features(count=30)
+    for key, array in given.items():
+        np.save(tmp_path / f"{key}.npy", array)
+    options = {"train_path": tmp_path / "inputs.npy", "storage": storage}
+    train = load("arrays", max_classes=2, train_size=6, **options).train
+    assert len(train) == 6
+    assert train.in_memory == (storage == "memory")
+    assert set(train.labels) <= {0, 1}
+    np.testing.assert_array_equal(given["labels"][train.index], train.labels)
+    for n, index in enumerate(train.index):
+        np.testing.assert_array_equal(train.inputs[n], given["inputs"][index])
+
+
+@pytest.mark.parametrize("limit", [5 * 7 * 4, 5 * 7 * 4 - 1])
+def test_size_of_inputs_decides_where_they_live(tmp_path, monkeypatch, limit):
+    np.savez(tmp_path / "a.npz", **features())
+    monkeypatch.setattr(materialize, "MEMORY_LIMIT", limit)
+    train = load("arrays", train_path=tmp_path / "a.npz").train
+    assert train.in_memory == (limit == 5 * 7 * 4)
+
+
+def test_values_that_are_not_finite_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(data.arrays, "_CHUNK_VALUES", 14)  # two rows at a time
+    given = features()
+    path = tmp_path / "a.npz"
+    for row, value in ((1, np.nan), (2, np.inf), (3, -np.inf), (4, np.nan)):
+        given["inputs"][row, row] = value
+        np.savez(path, **given)
+        rows = ", ".join(str(n) for n in range(1, min(row, 3) + 1))
+        rows += ", ..." * (row > 3)
+        assert (
+            f"{path}: {row} of 5 rows of inputs hold NaN or infinity (rows {rows}): "
+            "expected finite numbers" in message("arrays", train_path=path)
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "expected"),
+    [
+        ({"inputs": np.ones(5)}, {}, "inputs are float64 [5], expected numbers [N, "),
+        ({"inputs": np.full([5, 2], "a")}, {}, "inputs are <U1 [5, 2], expected numb"),
+        (
+            {"inputs": np.ones([0, 2]), "labels": np.arange(0)},
+            {},
+            "float64 [0, 2], exp",
+        ),
+        ({"labels": np.arange(4)}, {}, "5 inputs and 4 labels, expected as many of"),
+        ({"images": arrays()["images"]}, {}, "has both images and inputs, it has"),
+        ({}, {"channels": 3}, "dataset.channels and dataset.image_size are for images"),
+        ({}, {"image_size": 8}, "dataset.channels and dataset.image_size are for ima"),
+    ],
+)
+def test_inputs_that_do_not_fit(tmp_path, changes, options, expected):
+    path = tmp_path / "a.npz"
+    np.savez(path, **(features() | changes))
+    line = message("arrays", train_path=path, **options)
+    assert expected in line
+    assert str(path) in line
+
+
+def test_inputs_of_train_and_test_must_agree(tmp_path):
+    np.savez(tmp_path / "a.npz", **features())
+    np.savez(tmp_path / "b.npz", **features(dtype=np.float16))
+    assert "test inputs are float16 [7] and training inputs float32 [7]" in message(
+        "arrays", train_path=tmp_path / "a.npz", test_path=tmp_path / "b.npz"
     )
 
 
@@ -171,19 +271,40 @@ def test_folder(root):
     dataset = load("folder", data_dir=root)
     assert dataset.class_names == ("ant", "cat", "dog")
     assert dataset.train.labels.tolist() == [0, 1, 2, 2]
-    np.testing.assert_allclose(dataset.train.images[:, 0, 0, 0], [80, 200, 40, 0])
+    np.testing.assert_allclose(dataset.train.inputs[:, 0, 0, 0], [80, 200, 40, 0])
     assert dataset.train.index.tolist() == [0, 1, 2, 3]
     assert dataset.train.source_size == 4
     assert dataset.train.clean_labels is None
-    assert dataset.train.images.shape == (4, 3, 4, 3)
+    assert dataset.train.inputs.shape == (4, 3, 4, 3)
     assert dataset.test.labels.tolist() == [1]
     assert dataset.skipped == ()
+
+
+def test_what_is_no_image_file_is_named_or_left_out(root):
+    eps = root / "train/cat/evil.jpg"
+    Image.new("RGB", (4, 3)).save(eps, "EPS")
+    pipe = root / "train/dog/pipe.jpg"
+    os.mkfifo(pipe)
+    seen = []
+
+    def attempt():
+        seen.append(message("folder", data_dir=root))
+        seen.append(load("folder", data_dir=root, on_unreadable="skip"))
+
+    # A thread that is left behind, should it wait for ever at the pipe.
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(timeout=30)
+    line, dataset = seen
+    assert f"2 of 6 images in train do not decode, the first is {eps} (not an" in line
+    assert dataset.skipped == (str(eps), str(pipe))
+    assert len(dataset.train) == 4
 
 
 def test_folder_by_train_path_alone_has_no_test(root):
     dataset = load("folder", train_path=root / "train", channels=1)
     assert dataset.test is None
-    assert dataset.train.image_shape == (3, 4, 1)
+    assert dataset.train.input_shape == (3, 4, 1)
     assert "without test examples" in message(
         "folder", train_path=root / "train", test_size=3
     )
@@ -224,7 +345,7 @@ def test_sizes_that_differ_are_named(root):
     line = message("folder", data_dir=root)
     assert f"image {root}/train/dog/big.png is 9 x 9 pixels, others are 4 x 3" in line
     assert "dataset.image_size" in line
-    assert load("folder", data_dir=root, image_size=3).train.image_shape == (3, 3, 3)
+    assert load("folder", data_dir=root, image_size=3).train.input_shape == (3, 3, 3)
 
 
 # --- list -----------------------------------------------------------------------
@@ -255,7 +376,7 @@ def test_list_of_names(images):
     assert dataset.class_names == ("ant", "cat", "dog")
     assert dataset.train.labels.tolist() == [2, 0, 2]
     assert dataset.train.clean_labels.tolist() == [2, 1, 0]
-    assert dataset.train.images[:, 0, 0, 0].tolist() == [20, 0, 10]
+    assert dataset.train.inputs[:, 0, 0, 0].tolist() == [20, 0, 10]
     assert dataset.train.index.tolist() == [0, 1, 2]
     assert dataset.test.labels.tolist() == [1]
     assert dataset.test.clean_labels is None
@@ -277,7 +398,7 @@ def test_list_by_other_columns_and_directory(images, tmp_path_factory):
     )  # as spreadsheets do
     dataset = load("list", train_path=elsewhere, data_dir=images, label_column="given")
     assert dataset.class_names == ("b",)
-    assert dataset.train.images[0, 0, 0, 0] == 10
+    assert dataset.train.inputs[0, 0, 0, 0] == 10
 
 
 def test_clean_labels_do_not_decide_which_of_the_first_classes_are_trained_on(images):

@@ -20,15 +20,15 @@ def test_digits_are_sklearns_by_index():
     dataset = load(name="digits")
     bunch = load_digits()
     for split, size in ((dataset.train, 1297), (dataset.test, 500)):
-        assert split.images.shape == (size, 8, 8, 1)
-        assert split.images.dtype == np.uint8
+        assert split.inputs.shape == (size, 8, 8, 1)
+        assert split.inputs.dtype == np.uint8
         assert split.labels.dtype == np.int32
         assert split.index.dtype == np.int64
         assert split.in_memory
         np.testing.assert_array_equal(split.labels, bunch.target[split.index])
         np.testing.assert_array_equal(split.clean_labels, split.labels)
         expected = np.floor(bunch.images[split.index] * 255 / 16 + 0.5)
-        np.testing.assert_array_equal(split.images[..., 0], expected)
+        np.testing.assert_array_equal(split.inputs[..., 0], expected)
     both = np.concatenate([dataset.train.index, dataset.test.index])
     assert sorted(both) == list(range(1797))
     assert dataset.train.source_size == 1797
@@ -55,7 +55,7 @@ def test_subset_is_fixed_nested_and_keeps_the_index():
     position = {index: n for n, index in enumerate(whole.train.index)}
     taken = [position[index] for index in small.train.index]
     assert taken == sorted(taken)
-    np.testing.assert_array_equal(small.train.images, whole.train.images[taken])
+    np.testing.assert_array_equal(small.train.inputs, whole.train.inputs[taken])
     np.testing.assert_array_equal(small.train.labels, whole.train.labels[taken])
     assert small.train.source_size == 1797
 
@@ -71,9 +71,9 @@ def test_max_classes_keeps_the_first():
 
 def test_image_size_and_channels_apply_to_arrays_in_memory():
     dataset = load(name="digits", image_size=4, channels=3, train_size=10)
-    assert dataset.train.images.shape == (10, 4, 4, 3)
-    assert dataset.test.image_shape == (4, 4, 3)
-    pixels = dataset.train.images
+    assert dataset.train.inputs.shape == (10, 4, 4, 3)
+    assert dataset.test.input_shape == (4, 4, 3)
+    pixels = dataset.train.inputs
     np.testing.assert_array_equal(pixels[..., 0], pixels[..., 2])
 
 
@@ -82,10 +82,9 @@ def test_images_in_memory_are_streamed_where_that_is_asked_for():
     assert not streamed.in_memory
     kept = load(name="digits", train_size=10).train
     assert kept.in_memory
-    pytest.importorskip("grain")
     order = np.arange(9, -1, -1).reshape(2, 5)
     stream = batches.stream(streamed, order)
-    np.testing.assert_array_equal(np.stack(list(stream)), kept.images[order])
+    np.testing.assert_array_equal(np.stack(list(stream)), kept.inputs[order])
 
 
 @pytest.mark.parametrize(
@@ -113,6 +112,7 @@ def test_wrong_options_are_named(options, message):
 def test_split_take_of_a_stream_composes():
     class Source:
         shape = (1, 1, 1)
+        dtype = np.dtype(np.uint8)
 
         def __len__(self):
             return 6
@@ -124,15 +124,61 @@ def test_split_take_of_a_stream_composes():
     split = Split(Source(), labels, np.arange(6) + 10, labels + 1)
     part = split.take([5, 3, 1]).take([2, 0])
     assert not part.in_memory
-    assert isinstance(part.images, Subset)
-    assert [int(part.images[n][0, 0, 0]) for n in range(len(part))] == [1, 5]
+    assert isinstance(part.inputs, Subset)
+    assert [int(part.inputs[n][0, 0, 0]) for n in range(len(part))] == [1, 5]
     assert part.index.tolist() == [11, 15]
     assert part.clean_labels.tolist() == [2, 6]
 
 
-def test_split_of_unequal_lengths_is_refused():
-    with pytest.raises(InputError, match="2 images, 3 labels and 3 indices"):
-        Split(np.zeros([2, 1, 1, 1], np.uint8), np.zeros(3), np.arange(3), None)
+@pytest.mark.parametrize(
+    ("inputs", "labels"),
+    [
+        (np.zeros([4, 3, 2, 1], np.uint8), np.arange(4)),
+        (np.ones([4, 7], np.float16), np.arange(4)),
+        (np.ones([4, 5], np.int32), np.ones([4, 5], np.int64)),
+    ],
+    ids=["images", "features", "tokens"],
+)
+def test_split_takes_inputs_of_any_shape_and_dtype(inputs, labels):
+    split = Split(inputs, labels)
+    assert split.inputs is inputs
+    assert (split.input_shape, split.input_dtype) == (inputs.shape[1:], inputs.dtype)
+    assert split.index.tolist() == [0, 1, 2, 3]
+    assert split.source_size == 4
+    assert split.clean_labels is None
+    taken = split.take([3, 0])
+    np.testing.assert_array_equal(taken.inputs, inputs[[3, 0]])
+    np.testing.assert_array_equal(taken.labels, labels[[3, 0]])
+    assert taken.index.tolist() == [3, 0]
+
+
+def test_split_of_a_mapped_file_stays_in_the_file(tmp_path):
+    np.save(tmp_path / "tokens.npy", np.arange(12).reshape(4, 3))
+    mapped = np.load(tmp_path / "tokens.npy", mmap_mode="r")
+    split = Split(mapped, np.arange(4))
+    assert split.inputs is mapped
+    assert not split.in_memory
+    part = split.take([3, 1, 0]).take([1, 2])
+    assert isinstance(part.inputs, Subset)
+    assert part.inputs.source is mapped
+    assert (part.input_shape, part.input_dtype) == ((3,), mapped.dtype)
+    streamed = list(batches.stream(part, np.array([[1, 0]])))
+    np.testing.assert_array_equal(streamed, mapped[[[0, 1]]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "index", "clean_labels", "message"),
+    [
+        (np.zeros(3), np.arange(3), None, "2 inputs, 3 labels and 3 indices"),
+        (np.zeros(2), None, None, "labels are float64 [2]: expected integers"),
+        ([0, 1], None, [0.0, 1.0], "clean labels are float64 [2]: expected integers"),
+        ([0, 1], None, [0], "shape [2] and clean labels [1]: expected the same"),
+    ],
+)
+def test_split_that_does_not_fit_is_refused(labels, index, clean_labels, message):
+    with pytest.raises(InputError) as error:
+        Split(np.zeros([2, 1, 1, 1], np.uint8), labels, index, clean_labels)
+    assert message in str(error.value)
 
 
 def test_validation_split_is_a_fixed_partition():

@@ -1,5 +1,7 @@
 """Memory or stream, unreadable images, and the cache on disk."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,7 +31,7 @@ def decoded(monkeypatch):
     original = decode.decode
     for module in (decode, images):
         monkeypatch.setattr(
-            module, "decode", lambda *x: count.append(1) or original(*x)
+            module, "decode", lambda *x, **y: count.append(1) or original(*x, **y)
         )
     return count
 
@@ -69,8 +71,8 @@ def test_unreadable_is_left_out_by_option(root, storage, cache_dir):
         assert dataset.train.index.tolist() == [0, 1, 3, 4, 6, 7, 8, 9]
         assert dataset.train.labels.tolist() == [0] * 4 + [1] * 4
         assert dataset.train.source_size == 10
-        images = np.stack([dataset.train.images[n] for n in range(8)])
-        np.testing.assert_array_equal(images, whole.images[dataset.train.index])
+        images = np.stack([dataset.train.inputs[n] for n in range(8)])
+        np.testing.assert_array_equal(images, whole.inputs[dataset.train.index])
     # What skipping has cached must not let a run through that is to stop.
     with pytest.raises(InputError, match="2 of 10 images"):
         load(root, storage=storage, cache_dir=cache_dir)
@@ -92,7 +94,7 @@ def test_size_decides_where_images_live(root, monkeypatch):
     assert load(root, storage="memory").train.in_memory
     assert load(root, train_size=9).train.in_memory
     assert load(root, image_size=8).train.in_memory
-    assert streamed.image_shape == (70, 80, 3)
+    assert streamed.input_shape == (70, 80, 3)
 
 
 def test_subset_decodes_only_itself(root, decoded):
@@ -109,7 +111,7 @@ def test_cache_spares_decoding_and_changes_nothing(root, decoded, storage):
     assert len(decoded) == 10
     for one, two in ((first, second), (second, load(root, image_size=8).train)):
         for n in range(10):
-            np.testing.assert_array_equal(one.images[n], two.images[n])
+            np.testing.assert_array_equal(one.inputs[n], two.inputs[n])
         np.testing.assert_array_equal(one.labels, two.labels)
 
 
@@ -127,19 +129,50 @@ def test_whatever_decides_the_pixels_is_in_the_key(root, decoded):
         assert len(decoded) - before == count, change
     path = root / "class0/0.png"
     Image.new("RGB", (80, 70), (1, 2, 3)).save(path)
-    assert load(root, **options).train.images[0, 0, 0].tolist() == [1, 2, 3]
+    assert load(root, **options).train.inputs[0, 0, 0].tolist() == [1, 2, 3]
 
 
-def test_damaged_entry_is_made_anew(root):
-    cache_dir = root.parent / "cache"
-    expected = load(root, cache_dir=str(cache_dir)).train.images.copy()
-    (path,) = cache_dir.glob("*/images.npy")
+def truncate(path):
     path.write_bytes(path.read_bytes()[:1000])
+
+
+def flip_last_byte(path):
+    *rest, last = path.read_bytes()
+    path.write_bytes(bytes([*rest, last ^ 1]))
+
+
+def name_another_row(path):
+    text = path.read_text()
+    assert "[[5, " in text
+    path.write_text(text.replace("[[5, ", "[[6, "))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("images.npy", truncate),
+        ("images.npy", flip_last_byte),
+        ("images.npy", Path.unlink),
+        ("notes.json", name_another_row),
+        ("notes.json", Path.unlink),
+        ("notes.json", lambda path: path.write_text("[]")),
+    ],
+)
+def test_damaged_entry_is_made_anew(root, decoded, name, damage):
+    spoil(root, "class1/1.png")
+    options = {"cache_dir": str(root.parent / "cache"), "on_unreadable": "skip"}
+    expected = load(root, **options)
+    pixels = expected.train.inputs.copy()
+    (path,) = (root.parent / "cache").glob(f"*/{name}")
+    whole = path.read_bytes()
+    damage(path)
+    once = len(decoded)
     for _ in range(2):
-        images = load(root, cache_dir=str(cache_dir)).train.images
-        np.testing.assert_array_equal(images, expected)
-    (path,) = cache_dir.glob("*/images.npy")
-    assert path.stat().st_size > 1000
+        again = load(root, **options)
+        np.testing.assert_array_equal(again.train.inputs, pixels)
+        assert again.skipped == expected.skipped
+    assert path.read_bytes() == whole
+    assert len(decoded) == 2 * once + 1  # and one for the size of all, later
 
 
 def test_cache_that_cannot_be_written_costs_nothing(root):

@@ -120,7 +120,7 @@ def test_index_is_the_original_one_by_id(tmp_path):
     assert dataset.name == "tfds/tiny"
     # A label file in the original order, taken by index, gives the stored labels.
     np.testing.assert_array_equal(np.arange(5)[train.index] % 3, train.labels)
-    np.testing.assert_array_equal(train.images[:, 0, 0, 0], 10 * train.index)
+    np.testing.assert_array_equal(train.inputs[:, 0, 0, 0], 10 * train.index)
     np.testing.assert_array_equal(train.clean_labels, train.labels)
     assert dataset.test.index.tolist() == [1, 0]
     assert train.labels.dtype == np.int32
@@ -164,13 +164,12 @@ def test_streamed_images_equal_those_in_memory(tmp_path):
     memory = load(tmp_path, storage="memory", **options)
     stream = load(tmp_path, storage="stream", **options)
     assert not stream.train.in_memory
-    assert stream.train.image_shape == (2, 2, 1)
-    images = np.stack([stream.train.images[n] for n in range(5)])
-    np.testing.assert_array_equal(images, memory.train.images)
-    pytest.importorskip("grain")
+    assert stream.train.input_shape == (2, 2, 1)
+    images = np.stack([stream.train.inputs[n] for n in range(5)])
+    np.testing.assert_array_equal(images, memory.train.inputs)
     order = np.array([[4, 2], [0, 0], [3, 1]])
     decoded = np.stack(list(batches.stream(stream.train, order, workers=1)))
-    np.testing.assert_array_equal(decoded, memory.train.images[order])
+    np.testing.assert_array_equal(decoded, memory.train.inputs[order])
 
 
 @pytest.mark.slow
@@ -181,7 +180,7 @@ def test_second_load_needs_neither_tensorflow_datasets_nor_its_records(tmp_path)
         "from dal_jax.config import DatasetConfig;"
         f"d = data.load(DatasetConfig(name='tfds', tfds_name='tiny',"
         f"data_dir={str(directory.parent.parent)!r}, cache_dir={str(tmp_path)!r}));"
-        "print(d.train.index.tolist(), d.train.images.sum(),"
+        "print(d.train.index.tolist(), d.train.inputs.sum(),"
         "*(m in sys.modules for m in ('tensorflow_datasets', 'tensorflow')))"
     )
     outputs = [

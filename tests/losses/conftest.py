@@ -1,7 +1,31 @@
+import contextlib
+
 import jax
 import pytest
 
 from dal_jax.losses import summation
+
+
+@contextlib.contextmanager
+def optimizations(*, few: bool):
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", few)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_optimizations():
+    """Compiles in two thirds of the time; arrays are small and nothing is timed."""
+    with optimizations(few=True):
+        yield
+
+
+@pytest.fixture
+def all_optimizations():
+    """For what is said of a compiled program's memory."""
+    with optimizations(few=False):
+        yield
 
 
 @pytest.fixture

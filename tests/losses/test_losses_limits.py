@@ -1,5 +1,7 @@
 """Limits of the hyper-parameters, and the symmetry that theory claims."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dal_jax import losses
-from dal_jax.losses.negative import _against
+from dal_jax.losses.negative import _log_complement
 
 RNG = np.random.default_rng(5)
 LOGITS = RNG.normal(0, 2, (40, 6))
@@ -18,8 +20,13 @@ LABELS = RNG.integers(6, size=40)
 
 
 def value_and_gradient(function, **options):
-    value, back = jax.vjp(lambda z: function(z, LABELS, **options), LOGITS)
-    return np.stack([value, *np.asarray(back(jnp.ones_like(value))[0]).T])
+    @jax.jit
+    def both():
+        value, back = jax.vjp(lambda z: function(z, LABELS, **options), LOGITS)
+        return value, back(jnp.ones_like(value))[0]
+
+    value, gradient = both()
+    return np.stack([value, *np.asarray(gradient).T])
 
 
 CE, MAE = losses.ce, losses.mae
@@ -75,13 +82,13 @@ def test_limit(case, x64):
 
 def test_ael_of_large_a_is_linear_in_mae(x64):
     a = 1e6
-    linear = a * (losses.ael(LOGITS, LABELS, a=a) - 1) + 1
-    np.testing.assert_allclose(linear, losses.mae(LOGITS, LABELS), atol=1e-5)
+    linear = a * (value_and_gradient(losses.ael, a=a)[0] - 1) + 1
+    np.testing.assert_allclose(linear, value_and_gradient(MAE)[0], atol=1e-5)
 
 
 def test_taylor_of_high_order_is_cross_entropy(x64):
     easy = np.asarray(jax.nn.softmax(LOGITS))[np.arange(40), LABELS] > 0.2
-    series = losses.taylor_ce(LOGITS, LABELS, order=300)
+    series = jax.jit(functools.partial(losses.taylor_ce, order=300))(LOGITS, LABELS)
     np.testing.assert_allclose(series[easy], CE(LOGITS, LABELS)[easy], rtol=1e-9)
 
 
@@ -95,12 +102,11 @@ def test_ce_sr_without_its_norm_is_cross_entropy_of_normalised_logits(x64):
 
 
 def test_ce_sr_of_zero_logits_pushes_the_label_up(x64):
-    gradient = jax.grad(lambda z: losses.ce_sr(z, 2))(jnp.zeros(4))
+    gradient = jax.jit(jax.grad(lambda z: losses.ce_sr(z, 2)))(jnp.zeros(4))
     np.testing.assert_allclose(gradient, [0.5, 0.5, -1.5, 0.5], atol=1e-12)
 
 
 def test_ce_sr_is_exact_at_every_temperature():
-    # Below 1/30 it subtracts the largest logit, above it need not.
     temperatures = np.array([1e-3, 1e-2, 0.033, 0.034, 0.5, 10])[:, None, None]
     norm = np.linalg.norm(LOGITS, axis=-1, keepdims=True)
     scaled = LOGITS / norm / temperatures
@@ -119,14 +125,12 @@ def test_ce_sr_is_exact_at_every_temperature():
 
         return jax.grad(total, has_aux=True)(LOGITS.astype(np.float32))[::-1]
 
-    alone = [value_and_gradient(float(t)) for t in temperatures.ravel()]
     traced = jnp.asarray(temperatures.ravel(), jnp.float32)
-    together = jax.jit(jax.vmap(value_and_gradient))(traced)
-    for loss, gradient in (map(np.array, zip(*alone, strict=True)), together):
-        np.testing.assert_allclose(loss, expected, rtol=2e-5)
-        np.testing.assert_allclose(
-            gradient * temperatures, gradients * temperatures, atol=2e-5
-        )
+    loss, gradient = jax.jit(jax.vmap(value_and_gradient))(traced)
+    np.testing.assert_allclose(loss, expected, rtol=2e-5)
+    np.testing.assert_allclose(
+        gradient * temperatures, gradients * temperatures, atol=2e-5
+    )
 
 
 SYMMETRIC = {
@@ -139,6 +143,12 @@ SYMMETRIC = {
 }
 
 
+@functools.cache
+def over_all_labels(name):
+    function, _ = SYMMETRIC[name]
+    return jax.jit(lambda z: function(jnp.tile(z, (7, 1)), jnp.arange(7)).sum())
+
+
 @pytest.mark.parametrize("name", SYMMETRIC)
 @settings(max_examples=30, deadline=None)
 @given(
@@ -146,56 +156,61 @@ SYMMETRIC = {
     first=st.integers(2, 7),
 )
 def test_the_sum_over_all_labels_is_constant(name, logits, first):
-    function, total = SYMMETRIC[name]
     # The rest is far below, so one shape serves predictions over fewer classes too.
     logits = np.where(np.arange(7) < first, logits, -40.0).astype(np.float32)
-    every = function(np.tile(logits, (7, 1)), np.arange(7))
-    np.testing.assert_allclose(np.sum(every), total(7), rtol=1e-5)
+    total = SYMMETRIC[name][1](7)
+    np.testing.assert_allclose(over_all_labels(name)(logits), total, rtol=1e-5)
 
 
 def test_asymmetric_losses_are_no_constant_sums():
-    for function in (losses.ce, losses.gce, losses.agce, losses.js):
-        sums = [
-            np.sum(function(np.tile(row, (6, 1)), np.arange(6))) for row in LOGITS[:2]
-        ]
-        assert abs(sums[0] - sums[1]) > 1e-2
+    def sums(row):
+        functions = (losses.ce, losses.gce, losses.agce, losses.js)
+        rows, labels = jnp.tile(row, (6, 1)), jnp.arange(6)
+        return jnp.stack([function(rows, labels).sum() for function in functions])
+
+    first, second = jax.jit(jax.vmap(sums))(LOGITS[:2])
+    assert np.all(np.abs(first - second) > 1e-2)
 
 
-def plainly_against(logits, negatives, weights):
+def plain_log_complement(logits):
     def without(n):
-        rest = jnp.where(jnp.arange(logits.shape[-1]) == n, -jnp.inf, logits)
-        return jax.nn.logsumexp(logits) - jax.nn.logsumexp(rest)
+        rest = jnp.where(jnp.arange(logits.size) == n, -jnp.inf, logits)
+        return jax.nn.logsumexp(rest) - jax.nn.logsumexp(logits)
 
-    return jnp.sum(weights * jax.vmap(without)(negatives))
+    return jax.vmap(without)(jnp.arange(logits.size))
+
+
+def log_complement(logits):
+    return _log_complement(logits, jnp.arange(logits.size), 0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def derivatives(function, logits):
+    return function(logits), jax.jacobian(function)(logits)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def second_derivatives(function, logits):
+    return jax.hessian(function)(logits)
 
 
 @pytest.mark.parametrize(
     "top", [[0.5], [20.0], [80.0], [500.0], [2.0, 2.0], [900.0] * 2]
 )
 def test_the_logarithm_of_the_complement_is_exact(top, x64):
-    # All classes, one of them twice, and the top alone; sure, tied, or neither.
-    logits = jnp.array([*top, 0.0, -1.0, 0.0])
-    for negatives in ([*range(len(logits)), 1], [0]):
-        negatives, weights = jnp.array(negatives), jnp.linspace(1, 2, len(negatives))
-
-        def against(z, negatives=negatives, weights=weights):
-            return _against(z[None], negatives[None], weights[None])[0]
-
-        def plain(z, negatives=negatives, weights=weights):
-            return plainly_against(z, negatives, weights)
-
-        expected = jax.jit(jax.value_and_grad(plain))(logits)
-        both = jax.jit(jax.value_and_grad(against))
-        for result, wanted in zip(both(logits), expected, strict=True):
-            np.testing.assert_allclose(result, wanted, rtol=1e-9, atol=1e-12)
-        narrow = both(logits.astype(jnp.float32))[1]
-        spacing = np.finfo(np.float32).eps * max(top)  # of the logits themselves
-        np.testing.assert_allclose(narrow, expected[1], atol=1e-6 + spacing)
-    if len(top) == 2:
-        second = jax.jit(jax.hessian(against))(logits)
-        np.testing.assert_allclose(
-            second, jax.jit(jax.hessian(plain))(logits), atol=1e-12
-        )
+    # Of a class that is sure, tied with another, or neither, and of all others.
+    logits = jnp.array([*top, 0.0, -1.0, 0.0, -2.0][:5])
+    expected = derivatives(plain_log_complement, logits)
+    for result, wanted in zip(
+        derivatives(log_complement, logits), expected, strict=True
+    ):
+        np.testing.assert_allclose(result, wanted, rtol=1e-9, atol=1e-12)
+    narrow = derivatives(log_complement, logits.astype(jnp.float32))[1]
+    spacing = np.finfo(np.float32).eps * max(top)  # of the logits themselves
+    np.testing.assert_allclose(narrow, expected[1], atol=1e-6 + spacing)
+    curvature = second_derivatives(log_complement, logits)
+    wanted = second_derivatives(plain_log_complement, logits)
+    np.testing.assert_allclose(curvature, wanted, atol=1e-12)
 
 
 @pytest.mark.parametrize("num_negatives", [1, 3])
@@ -206,10 +221,17 @@ def test_negative_learning_of_two_classes_is_cross_entropy(num_negatives):
     def loss(z):
         return losses.nlnl(z, labels, jax.random.key(0), num_negatives=num_negatives)
 
-    np.testing.assert_allclose(loss(logits), CE(logits, labels), rtol=1e-4)
-    gradient = jax.grad(lambda z: loss(z).sum())(logits)
-    expected = jax.grad(lambda z: CE(z, labels).sum())(logits)
-    np.testing.assert_allclose(gradient, expected, atol=1e-5)
+    def total(function):
+        def both(z):
+            values = function(z)
+            return values.sum(), values
+
+        return jax.jit(jax.value_and_grad(both, has_aux=True))(logits)
+
+    (_, value), gradient = total(loss)
+    (_, expected), expected_gradient = total(lambda z: CE(z, labels))
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5)
 
 
 def test_negative_labels_are_uniform_over_the_others_and_weighted():
@@ -217,11 +239,12 @@ def test_negative_labels_are_uniform_over_the_others_and_weighted():
     key = jax.random.key(1)
     p = np.asarray(jax.nn.softmax(logits))
     others = np.arange(6) != labels[:, None]
-    many = losses.nlnl(logits, labels, key, num_negatives=5_000)
+    nlnl = jax.jit(losses.nlnl, static_argnames="num_negatives")
+    many = nlnl(logits, labels, key, num_negatives=5_000)
     expected = np.where(others, -np.log1p(-p), 0).sum(-1) / 5
     np.testing.assert_allclose(many, expected, rtol=0.1)
     weights = np.eye(6)[labels[0]]
-    weighted = losses.nlnl(logits, labels, key, num_negatives=50, class_weights=weights)
+    weighted = nlnl(logits, labels, key, num_negatives=50, class_weights=weights)
     assert weighted[0] == 0  # the given label is never drawn
     assert weighted[labels != labels[0]].min() > 0
 
@@ -236,36 +259,43 @@ def test_corrections_by_a_uniform_matrix_equal_those_by_its_rate(x64):
 
 def test_the_backward_correction_is_unbiased(x64):
     matrix = 0.6 * np.eye(6) + 0.4 * RNG.dirichlet(np.ones(6), 6)
-    of_label = [
-        losses.backward_correction(LOGITS, np.full(40, label), transition_matrix=matrix)
-        for label in range(6)
-    ]
-    mean = np.einsum("kb,bk->b", np.array(of_label), matrix[LABELS])
+
+    @jax.jit
+    def of_label(label):
+        labels = jnp.full(40, label)
+        return losses.backward_correction(LOGITS, labels, transition_matrix=matrix)
+
+    every = np.array([of_label(label) for label in range(6)])
+    mean = np.einsum("kb,bk->b", every, matrix[LABELS])
     np.testing.assert_allclose(mean, CE(LOGITS, LABELS), rtol=1e-10)
 
 
 def test_forward_correction_survives_impossible_transitions():
     matrix = np.eye(3, dtype=np.float32)[[1, 0, 2]]
     logits = jnp.array([[1e4, 0.0, 0.0], [0.0, 1e4, 0.0]])
-    value, back = jax.vjp(
-        lambda z: losses.forward_correction(
-            z, jnp.array([1, 1]), transition_matrix=matrix
-        ),
-        logits,
-    )
+
+    def total(z):
+        loss = losses.forward_correction(z, np.ones(2, int), transition_matrix=matrix)
+        return loss.sum(), loss
+
+    gradient, value = jax.jit(jax.grad(total, has_aux=True))(logits)
     np.testing.assert_allclose(value, [0, 1e4])
-    assert np.all(np.isfinite(back(jnp.ones(2))[0]))
+    assert np.all(np.isfinite(gradient))
 
 
 def test_elr_targets_stay_below_one():
+    logits, update = jnp.array([[1e4, 0.0, 0.0]]), jax.jit(losses.elr_targets)
     targets = jnp.zeros((1, 3))
-    logits = jnp.array([[1e4, 0.0, 0.0]])
     for _ in range(200):
-        targets = losses.elr_targets(logits, targets)
+        targets = update(logits, targets)
     assert 1e-5 < 1 - targets.max() < 1e-3
-    value, back = jax.vjp(lambda z: losses.elr(z, jnp.array([0]), targets), logits)
-    assert np.isfinite(value[0])
-    assert np.all(np.isfinite(back(jnp.ones(1))[0]))
+
+    def total(z):
+        return losses.elr(z, np.zeros(1, int), targets).sum()
+
+    value, gradient = jax.jit(jax.value_and_grad(total))(logits)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
 
 
 @pytest.mark.parametrize("name", ["hard_bootstrapping", "bi_tempered"])
@@ -276,7 +306,7 @@ def test_equal_largest_logits_share_the_gradient_of_the_maximum(name, num_classe
     def loss(z):
         return getattr(losses, name)(z, 3)
 
-    gradient = jax.grad(loss)(logits)
+    gradient = jax.jit(jax.grad(loss))(logits)
     np.testing.assert_allclose(gradient.sum(), 0, atol=1e-12)
     np.testing.assert_allclose(gradient[:3], gradient[0], rtol=1e-9)
 

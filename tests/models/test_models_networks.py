@@ -6,7 +6,6 @@ import pytest
 from flax import nnx
 
 from dal_jax import models
-from dal_jax.config import ModelConfig
 from dal_jax.errors import InputError
 from dal_jax.models import layers, resnet
 
@@ -21,7 +20,11 @@ SHAPES = {
 
 
 def network(name, num_classes=10, **kwargs):
-    return models.functionalize(ModelConfig(name), SHAPES[name], num_classes, **kwargs)
+    def construct(rngs):
+        given = {"image_shape": SHAPES[name]} | kwargs
+        return models.create(name, num_classes=num_classes, rngs=rngs, **given)
+
+    return models.functionalize(construct)
 
 
 def count(tree):
@@ -75,17 +78,16 @@ def test_bfloat16_is_close_to_float32():
     logits = []
     for dtype in (jnp.float32, jnp.bfloat16):
         functional = network("cnn", dtype=dtype)
-        state = functional.init(jax.random.key(0))
-        logits.append(functional.apply(*state, images, False)[0])
+        state = jax.jit(functional.init)(jax.random.key(0))
+        apply = jax.jit(functional.apply, static_argnums=3)
+        logits.append(apply(*state, images, False)[0])
     difference = float(jnp.abs(logits[0] - logits[1]).max())
     assert 0 < difference < 0.05
 
 
 def test_initialisation_depends_on_the_key_alone():
-    functional = network("cnn")
-    first, again, other = (
-        functional.init(jax.random.key(seed))[0] for seed in (0, 0, 1)
-    )
+    init = jax.jit(network("cnn").init)
+    first, again, other = (init(jax.random.key(seed))[0] for seed in (0, 0, 1))
     equal = jax.tree.map(lambda a, b: bool((a == b).all()), first, again)
     assert all(jax.tree.leaves(equal))
     kernels = [p["classifier"]["head"]["kernel"] for p in (first, other)]
@@ -146,13 +148,16 @@ def test_batch_norm_is_synchronised_over_a_mapped_axis():
         output = norm(x, True)
         return output, norm.mean[...], norm.var[...]
 
+    def mapped(axis_name):
+        return jax.jit(jax.vmap(lambda x: run(axis_name, x), axis_name="data"))
+
     whole, mean, var = run(None, x.reshape(6, 4, 4, 5))
-    parts, means, variances = jax.vmap(lambda x: run("data", x), axis_name="data")(x)
+    parts, means, variances = mapped("data")(x)
     np.testing.assert_allclose(parts.reshape(whole.shape), whole, atol=1e-5)
     for i in range(2):
         np.testing.assert_allclose(means[i], mean, rtol=1e-5)
         np.testing.assert_allclose(variances[i], var, rtol=1e-5)
-    alone, _, _ = jax.vmap(lambda x: run(None, x))(x)
+    alone, _, _ = mapped(None)(x)
     assert jnp.abs(alone.reshape(whole.shape) - whole).max() > 1e-3
 
 
@@ -193,11 +198,11 @@ def test_max_pools_are_windowed_maxima(height, width):
         )
 
 
-def learn(name, dtype=jnp.float32, steps=12, learning_rate=0.05):
+def learn(construct, image_shape, steps=12, learning_rate=0.05):
     """Loss before and after some steps on eight images with random labels."""
-    functional = network(name, dtype=dtype)
+    functional = models.functionalize(construct)
     params, model_state = jax.jit(functional.init)(jax.random.key(0))
-    images = jax.random.normal(jax.random.key(1), (8, *SHAPES[name]))
+    images = jax.random.normal(jax.random.key(1), (8, *image_shape))
     labels = jnp.arange(8)
 
     def loss(params, model_state):
@@ -220,23 +225,44 @@ def learn(name, dtype=jnp.float32, steps=12, learning_rate=0.05):
     return values
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_small_networks_learn(name):
-    values = learn(name, steps=40)
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("mlp", {"hidden": (32,)}), ("cnn", {"channels": (8, 16), "hidden": (32,)})],
+)
+def test_small_networks_learn(name, sizes):
+    def construct(rngs):
+        return models.create(
+            name, image_shape=SHAPES[name], num_classes=10, rngs=rngs, **sizes
+        )
+
+    values = learn(construct, SHAPES[name], steps=40, learning_rate=0.2)
     assert values[-1] < 0.5 * values[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "dtype"),
+    ("block", "small_images", "dtype"),
     [
-        ("resnet18", jnp.bfloat16),
-        ("preact_resnet18", jnp.float32),
-        ("resnet50", jnp.float32),
+        (resnet.BasicBlock, True, jnp.bfloat16),
+        (resnet.PreActivationBlock, True, jnp.float32),
+        (resnet.BottleneckBlock, False, jnp.float32),
     ],
 )
-def test_resnets_learn(name, dtype):
-    values = learn(name, dtype)
+def test_resnets_learn(block, small_images, dtype):
+    """With two stages of one block: what is deeper repeats them."""
+    image_shape = (8, 8, 3) if small_images else (32, 32, 3)
+
+    def construct(rngs):
+        return resnet.ResNet(
+            block,
+            (1, 1),
+            small_images=small_images,
+            image_shape=image_shape,
+            num_classes=10,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    values = learn(construct, image_shape)
     assert values[-1] < 0.3 * values[0]
 
 
@@ -245,10 +271,12 @@ def test_resnets_learn(name, dtype):
 )
 def test_images_too_small(name, image_shape):
     with pytest.raises(InputError, match="too small") as error:
-        models.functionalize(ModelConfig(name), image_shape, 10)
+        network(name, image_shape=image_shape)
     assert "\n" not in str(error.value)
 
 
 def test_unknown_network():
     with pytest.raises(InputError, match="unknown model 'resnet19': did you mean"):
-        models.functionalize(ModelConfig("resnet19"), (8, 8, 3), 10)
+        models.create(
+            "resnet19", image_shape=(8, 8, 3), num_classes=10, rngs=nnx.Rngs(0)
+        )

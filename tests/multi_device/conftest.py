@@ -1,14 +1,10 @@
-import os
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="session")
-def run_with_devices():
+def run_with_devices(start_shared_script, tmp_path_factory):
     """Runs code in a process of its own that has so many CPU devices.
 
     The number of devices is fixed once JAX has started, which pytest's process has.
@@ -16,15 +12,11 @@ def run_with_devices():
     """
 
     def run(code: str, num_devices: int) -> str:
-        flag = f"--xla_force_host_platform_device_count={num_devices}"
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
-            env=os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"},
-            cwd=Path(__file__).parents[2],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        script = tmp_path_factory.mktemp("code") / "code.py"
+        strict = "import warnings; warnings.simplefilter('error')\n"
+        script.write_text(strict + textwrap.dedent(code))
+        done = start_shared_script(script, devices=num_devices)
+        assert done.wait() == 0, done.err
+        return done.out
 
     return run

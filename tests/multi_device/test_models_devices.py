@@ -1,8 +1,6 @@
 """A residual network on several devices equals the same on one."""
 
-import pytest
-
-SETUP = """
+CODE = """
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
@@ -36,22 +34,19 @@ def compare(actual):
         np.testing.assert_allclose(a, e, rtol=1e-3, atol=2e-5)
 
 mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-"""
-MODES = {
-    "jit": """
+
+# jit over a mesh
 batch = jax.device_put(images, NamedSharding(mesh, P("data")))
 everywhere = jax.device_put(params, NamedSharding(mesh, P()))
 compare(jax.jit(step)(everywhere, batch))
-""",
-    "pmap": """
+
+# pmap
 _, step = functions("data")
 mean = lambda *args: jax.lax.pmean(step(*args), "data")
 parts = jax.pmap(mean, "data", in_axes=(None, 0))(params, images.reshape(8, 4, 8, 8, 3))
 compare(jax.tree.map(lambda x: x[3], parts))
-""",
-    "shard_map": """
-_, step = functions("data")
 
+# shard_map
 def shard(params, images):
     (value, state), gradient = step(params, images)
     # shard_map has summed the gradients of shared parameters over the devices.
@@ -61,12 +56,9 @@ def shard(params, images):
 
 mapped = jax.shard_map(shard, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
 compare(jax.jit(mapped)(params, images))
-""",
-}
+print(jax.device_count())
+"""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", list(MODES))
-def test_eight_devices_equal_one(run_with_devices, mode):
-    code = SETUP + MODES[mode] + "print(jax.device_count())"
-    assert run_with_devices(code, 8).strip() == "8"
+def test_eight_devices_equal_one(run_with_devices):
+    assert run_with_devices(CODE, 8).strip() == "8"

@@ -1,4 +1,4 @@
-"""``python -m dal_jax.noise``: what it writes, prints and refuses."""
+"""``dal-jax noise``: what it writes, prints and refuses."""
 
 import os
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dal_jax.commands.noise import describe, main
 from dal_jax.noise import NoiseRecord
-from dal_jax.noise.__main__ import describe, main
 from dal_jax.noise.picture import save_picture
 
 ROOT = Path(__file__).parents[2]

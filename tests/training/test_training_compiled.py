@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dal_jax import losses, models
+from dal_jax import losses, models, optimizers, recipe
 from dal_jax.config import AugmentationConfig, DatasetConfig, ModelConfig, TrainConfig
 from dal_jax.data import augment
 from dal_jax.training import experiment as experiments
 from dal_jax.training import feed, train_and_evaluate
-from dal_jax.training import optimizer as optimizers
 from dal_jax.training import step as steps
-from dal_jax.training.prepare import prepare
+from dal_jax.training.plan import make_plan
 from dal_jax.training.state import TrainMetrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
@@ -49,10 +48,11 @@ def trace_step(model_name, precision):
     """Returns the step's equations and its state, old and new, as shapes."""
     config, shape, dtype = make_config(), (8, 8, 3), jnp.dtype(precision)
     model = models.functionalize(
-        ModelConfig(model_name), image_shape=shape, num_classes=10, dtype=dtype
+        lambda rngs: models.create(
+            model_name, image_shape=shape, num_classes=10, dtype=dtype, rngs=rngs
+        )
     )
-    rate = optimizers.make_learning_rate(config.optimizer, 1, 10)
-    optimizer = optimizers.make_optimizer(config.optimizer, rate)
+    optimizer = optimizers.create("sgd", lambda step: 0.05)
     loss = losses.make_stateful("dal", total_steps=10, num_classes=10, num_examples=16)
     preprocess = augment.make_preprocess(config.augmentation, (0.5,), (0.2,), dtype)
     step = steps.make_train_step(model, preprocess, optimizer, loss, jax.random.key(0))
@@ -61,8 +61,8 @@ def trace_step(model_name, precision):
     batch = {
         name: jax.ShapeDtypeStruct((16, *rest), dtype)
         for name, rest, dtype in (
-            ("image", shape, jnp.uint8),
-            ("label", (), jnp.int32),
+            ("inputs", shape, jnp.uint8),
+            ("labels", (), jnp.int32),
             ("position", (), jnp.int32),
             ("mask", (), bool),
         )
@@ -110,7 +110,8 @@ def test_parameters_statistics_and_the_loss_stay_float32(name):
 
 
 def build(config):
-    experiment = experiments.build(config, prepare(config))
+    prepared = recipe.prepare(config)
+    experiment = experiments.build(make_plan(**recipe.ingredients(config, prepared)))
     zero = experiment.parallel.place_data(TrainMetrics.zero())
     return experiment, (experiment.init(), zero)
 

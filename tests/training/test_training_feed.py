@@ -13,7 +13,7 @@ from dal_jax.training.feed import (
     Pace,
     epoch_order,
     make_runner,
-    place_images,
+    place_inputs,
     scan_length,
     sequential_order,
 )
@@ -43,15 +43,16 @@ def test_an_order_is_that_of_its_seed_and_epoch():
 
 
 def test_the_sequential_order_is_padded():
-    order = sequential_order(5, 3)
+    order = sequential_order(np.arange(5), 3)
     assert order.tolist() == [[0, 1, 2], [3, 4, -1]]
-    assert sequential_order(6, 3).min() == 0
+    assert sequential_order(np.arange(6), 3).min() == 0
 
 
 class Images:
     """Images that are not in memory: image i is filled with i."""
 
     shape = (2, 2, 1)
+    dtype = np.dtype(np.uint8)
 
     def __len__(self):
         return 10
@@ -63,7 +64,7 @@ class Images:
 def make_split(streamed):
     labels = (np.arange(10) * 7 % 3).astype(np.int32)
     images = Images() if streamed else np.stack([Images()[i] for i in range(10)])
-    return Split(images, labels, np.arange(10), labels)  # pyright: ignore
+    return Split(images, labels, np.arange(10), labels)
 
 
 @pytest.fixture(params=["resident", "scanned", "streamed"])
@@ -81,8 +82,8 @@ def seen(request, monkeypatch):
         # Counts how often each example came unmasked, and checks what came with it.
         known = batch["mask"]
         position = batch["position"]
-        filled = jnp.all(batch["image"] == position[:, None, None, None], (1, 2, 3))
-        right = filled & (batch["label"] == position * 7 % 3)
+        filled = jnp.all(batch["inputs"] == position[:, None, None, None], (1, 2, 3))
+        right = filled & (batch["labels"] == position * 7 % 3)
         return {
             "times": carry["times"].at[position].add(known.astype(jnp.int32)),
             "wrong": carry["wrong"] + jnp.sum(known & ~right),
@@ -91,8 +92,8 @@ def seen(request, monkeypatch):
 
     run = make_runner(
         parallel,
-        place_images(parallel, split),
-        {"label": split.labels},
+        place_inputs(parallel, split),
+        {"labels": split.labels},
         accumulate,
         rows=3,
     )
@@ -113,7 +114,7 @@ def seen(request, monkeypatch):
 
 
 def test_an_evaluation_counts_every_example_exactly_once(seen):
-    order = sequential_order(10, 4)
+    order = sequential_order(np.arange(10), 4)
     result = seen(order, (0, len(order)))
     assert result["times"].tolist() == [1] * 10
     assert result["wrong"] == 0

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -9,11 +10,11 @@ import pytest
 
 from dal_jax.config import OptimizerConfig
 from dal_jax.errors import InputError
-from dal_jax.training.optimizer import make_learning_rate, make_optimizer
+from dal_jax.recipe import make_optimizer
 
 
 def train(config, params, gradients):
-    optimizer = make_optimizer(config, make_learning_rate(config, 10, 10))
+    optimizer, _ = make_optimizer(config, 10, 10)
     params = jnp.asarray(params)
     state = optimizer.init(params)
     course = []
@@ -28,14 +29,20 @@ def train(config, params, gradients):
 
 def test_momentum_and_weight_decay_by_hand():
     """One parameter at 1, gradient always 0.5, each step worked out on paper."""
-    config = OptimizerConfig(0.1, momentum=0.9, weight_decay=0.01, schedule="constant")
+    config = OptimizerConfig(
+        learning_rate=0.1, momentum=0.9, weight_decay=0.01, schedule="constant"
+    )
     course = train(config, 1.0, [0.5] * 3)
     np.testing.assert_allclose(course, [0.949, 0.852151, 0.714134749], rtol=1e-6)
 
 
 def test_nesterov_by_hand():
     config = OptimizerConfig(
-        0.1, momentum=0.9, nesterov=True, weight_decay=0.01, schedule="constant"
+        learning_rate=0.1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=0.01,
+        schedule="constant",
     )
     course = train(config, 1.0, [0.5] * 2)
     np.testing.assert_allclose(course, [0.9031, 0.76507411], rtol=1e-6)
@@ -43,7 +50,11 @@ def test_nesterov_by_hand():
 
 def test_the_norm_is_clipped_before_weight_decay():
     config = OptimizerConfig(
-        1.0, momentum=0.0, weight_decay=0.5, schedule="constant", clip_norm=1.0
+        learning_rate=1.0,
+        momentum=0.0,
+        weight_decay=0.5,
+        schedule="constant",
+        clip_norm=1.0,
     )
     # (3, 4) has norm 5 and becomes (0.6, 0.8); decay then adds half the parameters.
     course = train(config, [2.0, 2.0], [[3.0, 4.0]])
@@ -51,7 +62,9 @@ def test_the_norm_is_clipped_before_weight_decay():
 
 
 def test_a_small_gradient_is_not_clipped():
-    config = OptimizerConfig(1.0, momentum=0.0, schedule="constant", clip_norm=1.0)
+    config = OptimizerConfig(
+        learning_rate=1.0, momentum=0.0, schedule="constant", clip_norm=1.0
+    )
     course = train(config, [0.0, 0.0], [[0.3, 0.4]])
     np.testing.assert_allclose(course[0], [-0.3, -0.4], rtol=1e-6)
 
@@ -72,7 +85,11 @@ def test_against_torch(nesterov):
         sgd.step()
         expected.append(parameter.detach().numpy().copy())
     config = OptimizerConfig(
-        0.05, momentum=0.9, weight_decay=0.02, nesterov=nesterov, schedule="constant"
+        learning_rate=0.05,
+        momentum=0.9,
+        weight_decay=0.02,
+        nesterov=nesterov,
+        schedule="constant",
     )
     np.testing.assert_allclose(
         train(config, start, gradients), expected, rtol=2e-5, atol=1e-6
@@ -84,7 +101,7 @@ EPOCHS, STEPS = 8, 5
 
 def rates(**fields):
     config = OptimizerConfig(learning_rate=0.4, **fields)
-    schedule = make_learning_rate(config, EPOCHS, STEPS)
+    schedule = make_optimizer(config, EPOCHS, STEPS)[1]
     return np.array([float(schedule(step)) for step in range(EPOCHS * STEPS + 1)])
 
 
@@ -143,4 +160,39 @@ def test_warmup_rises_to_the_peak_and_the_curve_follows():
 )
 def test_numbers_that_make_no_schedule(field, value):
     with pytest.raises(InputError, match=field):
-        make_learning_rate(OptimizerConfig(**{field: value}), EPOCHS, STEPS)
+        make_optimizer(OptimizerConfig(**{field: value}), EPOCHS, STEPS)[1]
+
+
+def test_adamw_by_hand():
+    """Bias-corrected moments of one gradient are it and its square."""
+    config = OptimizerConfig(
+        name="adamw", learning_rate=0.1, weight_decay=0.5, schedule="constant"
+    )
+    course = train(config, [2.0, -1.0], [[3.0, -4.0]])
+    # A step of 0.1 against the gradient's sign, and 0.1 * 0.5 of the parameter.
+    np.testing.assert_allclose(course[0], [1.8, -0.85], rtol=1e-6)
+
+
+def test_lion_by_hand():
+    config = OptimizerConfig(name="lion", learning_rate=0.1, schedule="constant")
+    course = train(config, [2.0, -1.0], [[3.0, -4.0], [-0.1, 0.1]])
+    # After the second gradient b1 m + (1 - b1) g is .9 * .03 - .01 and -.036 + .01.
+    np.testing.assert_allclose(course, [[1.9, -0.9], [1.8, -0.8]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lion"])
+@pytest.mark.parametrize("decay_vectors", [False, True])
+def test_decay_may_leave_vectors_alone(name, decay_vectors):
+    config = OptimizerConfig(
+        name=name,
+        learning_rate=0.1,
+        weight_decay=0.5,
+        decay_vectors=decay_vectors,
+        schedule="constant",
+    )
+    optimizer, _ = make_optimizer(config, 10, 10)
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params, step=0)
+    np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_allclose(updates["bias"], -0.05 * decay_vectors, rtol=1e-6)

@@ -7,11 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from dal_jax import losses
-from dal_jax.config import OptimizerConfig
+from dal_jax import losses, optimizers
 from dal_jax.data.augment import Preprocess
 from dal_jax.models import Functional
-from dal_jax.training.optimizer import make_learning_rate, make_optimizer
 from dal_jax.training.state import EvalSums, TrainMetrics
 from dal_jax.training.step import make_eval_step, make_init, make_train_step
 
@@ -32,9 +30,18 @@ PLAIN = Preprocess(
 )
 
 
-def make(loss="ce", skip_nonfinite=False, preprocess=PLAIN, **fields):
-    config = OptimizerConfig(**{"schedule": "constant"} | fields)
-    optimizer = make_optimizer(config, make_learning_rate(config, 10, 10))
+def make(
+    loss="ce",
+    skip_nonfinite=False,
+    preprocess=PLAIN,
+    schedule="constant",
+    learning_rate=0.05,
+    **fields,
+):
+    rate = optimizers.learning_rate_schedule(
+        schedule, learning_rate, num_epochs=10, steps_per_epoch=10
+    )
+    optimizer = optimizers.create("sgd", rate, **fields)
     stateful = losses.make_stateful(loss, num_examples=6, num_classes=CLASSES)
     step = make_train_step(
         NETWORK,
@@ -44,7 +51,8 @@ def make(loss="ce", skip_nonfinite=False, preprocess=PLAIN, **fields):
         jax.random.key(1),
         skip_nonfinite=skip_nonfinite,
     )
-    return make_init(NETWORK, optimizer, stateful)(jax.random.key(0)), step
+    init = jax.jit(make_init(NETWORK, optimizer, stateful))
+    return init(jax.random.key(0)), jax.jit(step)
 
 
 def make_batch(labels, scale=255):
@@ -52,8 +60,8 @@ def make_batch(labels, scale=255):
     images = np.zeros((count, 1, CLASSES, 1), np.float32)
     images[np.arange(count), 0, np.arange(count) % CLASSES] = scale
     return {
-        "image": jnp.asarray(images),
-        "label": jnp.asarray(labels, jnp.int32),
+        "inputs": jnp.asarray(images),
+        "labels": jnp.asarray(labels, jnp.int32),
         "position": jnp.arange(count, dtype=jnp.int32),
         "mask": jnp.ones(count, bool),
     }
@@ -65,9 +73,9 @@ def test_a_step_is_the_gradient_of_the_mean_loss():
     weights = state.params["weights"]
 
     def mean(weights):
-        logits = batch["image"].reshape(-1, CLASSES) / 255 @ weights
+        logits = batch["inputs"].reshape(-1, CLASSES) / 255 @ weights
         log_p = jax.nn.log_softmax(logits)
-        return -jnp.mean(log_p[jnp.arange(4), batch["label"]])
+        return -jnp.mean(log_p[jnp.arange(4), batch["labels"]])
 
     expected = weights - 0.5 * jax.grad(mean)(weights)
     new_state, metrics = step(state, batch)
@@ -90,7 +98,7 @@ def test_a_step_is_pure():
 
 def test_one_trace_serves_all_steps():
     state, step = make("dal", schedule="cosine")
-    traced_once = jax.jit(chex.assert_max_traces(step, n=1))
+    traced_once = jax.jit(chex.assert_max_traces(step.__wrapped__, n=1))
     for labels in ([0, 1, 2], [2, 1, 0], [1, 1, 1]) * 3:
         state, _ = traced_once(state, make_batch(labels))
     assert int(state.step) == 9
@@ -193,9 +201,9 @@ def test_memorized_and_corrected_by_hand():
     clean = [0, 2, 2, 1, 0, 1]
     mask = [True, True, True, True, True, False]
     batch = {
-        "image": 255.0 * jax.nn.one_hot(jnp.array(predicted), 3)[:, None, :, None],
-        "label": jnp.array(given),
-        "clean_label": jnp.array(clean),
+        "inputs": 255.0 * jax.nn.one_hot(jnp.array(predicted), 3)[:, None, :, None],
+        "labels": jnp.array(given),
+        "clean_labels": jnp.array(clean),
         "mask": jnp.array(mask),
     }
     sums = jax.jit(evaluate)({}, {}, batch)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from dal_jax.config import TrainConfig
 from dal_jax.noise import NoiseRecord
 from dal_jax.training import summary
 from dal_jax.training.state import EvalSums
@@ -63,7 +62,7 @@ def make_entries(curve):
 
 def test_last_mean_of_the_last_ten_and_best():
     curve = [0.1, 0.95, *np.linspace(0.5, 0.59, 10)]
-    figures = summary.summarize(TrainConfig(), make_record(), make_entries(curve))
+    figures = summary.summarize("dal", make_record(), make_entries(curve))
     assert figures["test_accuracy_last"] == pytest.approx(0.59)
     assert figures["test_accuracy_mean_last_10"] == pytest.approx(0.545)
     assert figures["test_accuracy_best"] == pytest.approx(0.95)
@@ -74,20 +73,18 @@ def test_last_mean_of_the_last_ten_and_best():
 
 
 def test_fewer_than_ten_evaluations():
-    figures = summary.summarize(TrainConfig(), make_record(), make_entries([0.2, 0.4]))
+    figures = summary.summarize("dal", make_record(), make_entries([0.2, 0.4]))
     assert figures["test_accuracy_mean_last_10"] == pytest.approx(0.3)
 
 
 def test_unknown_clean_labels_are_said_to_be_unknown():
-    figures = summary.summarize(
-        TrainConfig(), make_record(known=False), make_entries([0.2])
-    )
+    figures = summary.summarize("dal", make_record(known=False), make_entries([0.2]))
     assert figures["realised_noise_rate"] is None
     assert "unknown" in summary.format_summary(figures, "runs/x")
 
 
 def test_the_table_names_what_was_measured():
-    figures = summary.summarize(TrainConfig(), make_record(), make_entries([0.2, 0.4]))
+    figures = summary.summarize("dal", make_record(), make_entries([0.2, 0.4]))
     table = summary.format_summary(figures, "runs/x")
     for word in ("25.0 %", "30.0 %", "40.0 %", "10.0 %", "20.0 %", "6.0 s", "runs/x"):
         assert word in table

@@ -1,14 +1,14 @@
 """Fixes the noisy labels of a study once, without training.
 
-    python -m dal_jax.noise --out=DIR [--config=configs/digits.py]
-                            [--config.noise.FIELD=VALUE ...] [--overwrite]
+    dal-jax noise --out=DIR [--config=digits | FILE]
+                  [--config.noise.FIELD=VALUE ...] [--overwrite]
 
 Writes DIR/noise.npz and a picture, DIR/transition_matrix.png. Train on these labels
 with --config.noise.kind=file --config.noise.path=DIR/noise.npz.
 """
 
 import dataclasses
-import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -20,10 +20,10 @@ from dal_jax.noise.picture import save_picture
 from dal_jax.noise.record import NoiseRecord
 
 
-def main() -> None:
-    """Runs the command with the process's command line."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command, by default with the process's command line."""
     cli.quiet()
-    cli.run_command(_write, _define_flags, description=__doc__)
+    cli.run_command(_write, _define_flags, description=__doc__, argv=argv)
 
 
 def _define_flags(values: flags.FlagValues) -> None:
@@ -34,7 +34,7 @@ def _define_flags(values: flags.FlagValues) -> None:
 
 
 def _write(config: TrainConfig, values: flags.FlagValues) -> None:
-    from dal_jax.training.prepare import prepare
+    from dal_jax.recipe import prepare
 
     if not values.out:
         raise InputError("nowhere to write to: expected a directory; give --out=DIR")
@@ -60,22 +60,13 @@ def _write(config: TrainConfig, values: flags.FlagValues) -> None:
             "own; give another --out"
         ) from None
     print(describe(prepared.record))
-    missing = _why_no_picture(prepared.record)
-    if missing is None:
+    if prepared.record.clean_labels is not None:
         save_picture(prepared.record, picture, prepared.class_names)
         print(f"wrote {labels} and {picture}")
     else:
         # An older picture would not be of these labels.
         picture.unlink(missing_ok=True)
-        print(f"wrote {labels}, and no picture: {missing}")
-
-
-def _why_no_picture(record: NoiseRecord) -> str | None:
-    if record.clean_labels is None:
-        return "the clean labels are not known"
-    if importlib.util.find_spec("matplotlib") is None:
-        return "matplotlib is not installed (pip install 'dal_jax[data]')"
-    return None
+        print(f"wrote {labels}, and no picture: the clean labels are not known")
 
 
 def describe(record: NoiseRecord) -> str:
@@ -85,7 +76,3 @@ def describe(record: NoiseRecord) -> str:
         return f"{examples}: nobody knows how many are wrong, there are no clean labels"
     wrong = int((record.noisy_labels != record.clean_labels).sum())
     return f"{examples}: {wrong} are wrong, {100 * record.realised_rate:.3f} %"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,14 @@
-"""The training command: flags to :func:`dal_jax.training.train_and_evaluate`."""
+"""Trains a classifier on wrong labels: the configuration says how.
+
+    dal-jax train [--config=digits | FILE] [--workdir=runs/digits]
+                  [--config.FIELD=VALUE ...] [--overwrite]
+
+The same command again goes on where it stopped; a finished run says so.
+"""
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -10,10 +17,10 @@ from dal_jax import cli
 from dal_jax.config import TrainConfig
 
 
-def main(description: str | None) -> None:
-    """Runs ``train.py`` with the process's command line."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command, by default with the process's command line."""
     cli.quiet()
-    cli.run_command(_train, _define_flags, description=description)
+    cli.run_command(_train, _define_flags, description=__doc__, argv=argv)
 
 
 def _define_flags(values: flags.FlagValues) -> None:
@@ -58,7 +65,8 @@ def _define_flags(values: flags.FlagValues) -> None:
 
 def _train(config: TrainConfig, values: flags.FlagValues) -> None:
     from dal_jax import training
-    from dal_jax.training import processes, summary
+    from dal_jax.training import processes, stopping, summary
+    from dal_jax.training.quiet import quiet_orbax
 
     if values.compilation_cache:
         cli.use_compilation_cache()
@@ -72,15 +80,16 @@ def _train(config: TrainConfig, values: flags.FlagValues) -> None:
     speaks = processes.is_main_process()
     workdir = values.workdir or str(Path("runs") / cli.config_name(values))
     try:
-        result = training.train_and_evaluate(
-            config,
-            workdir,
-            overwrite=values.overwrite,
-            say=_say if speaks else lambda line: None,
-            progress=speaks,
-            profile=values.profile,
-            may_exit=True,
-        )
+        with quiet_orbax(), stopping.stop_signals(may_exit=True) as stop:
+            result = training.train_and_evaluate(
+                config,
+                workdir,
+                overwrite=values.overwrite,
+                stop=stop,
+                say=_say if speaks else lambda line: None,
+                progress=speaks,
+                profile=values.profile,
+            )
     except training.Interrupted as error:
         cli.end(error, 128 + error.signal_number)
     except training.NonFiniteError as error:

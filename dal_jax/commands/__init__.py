@@ -1,0 +1,6 @@
+"""The commands: flags in, calls, one line out. ``dal-jax NAME`` runs one of them.
+
+A command is a module with a docstring, which ``--help`` prints, and ``main(argv)``.
+"""
+
+NAMES = ("train", "noise")

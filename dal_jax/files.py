@@ -1,0 +1,66 @@
+"""Files that are whole or not there, also after the power fails."""
+
+import errno
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+# What file systems answer that cannot sync a directory; they order renames themselves.
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)
+
+
+def write_atomically(
+    path: str | os.PathLike[str], write: Callable[[BinaryIO], object]
+) -> None:
+    """Writes a file that is seen whole or not at all, by readers and after a crash.
+
+    It is written beside its place, under a hidden name that ends in ``.partial``, and
+    synced before it takes the place of an older one. When this returns, the file and
+    its name are on disk. If it raises, the older file is as it was.
+
+    Args:
+      path: of the file; its directory must exist.
+      write: writes the content to the binary file that it is given, which may seek.
+
+    Raises:
+      OSError: if the file cannot be written, e.g. because the disk is full.
+
+    Example:
+      >>> import tempfile
+      >>> directory = Path(tempfile.mkdtemp())
+      >>> write_atomically(directory / "a.txt", lambda file: file.write(b"whole"))
+      >>> [(file.name, file.read_text()) for file in directory.iterdir()]
+      [('a.txt', 'whole')]
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: str | os.PathLike[str]) -> None:
+    """Waits until the names in a directory are on disk, as after a rename.
+
+    Args:
+      path: of the directory. Where its file system cannot do this, nothing is done.
+
+    Example:
+      >>> sync_directory(".")
+    """
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(directory)

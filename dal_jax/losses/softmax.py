@@ -1,0 +1,181 @@
+r"""What a loss needs of a row of logits: its label's log-probability and its entropy.
+
+With :math:`m` the row's largest logit,
+
+.. math::
+  S = \sum_k e^{z_k - m}, \qquad T = \sum_k (z_k - m) \, e^{z_k - m}, \qquad
+  \log p_y = z_y - m - \log S, \qquad H = \log S - T / S.
+
+On GPU and TPU all four numbers come from one pass over the logits: a reduction of
+several numbers at once that rescales :math:`S` and :math:`T` whenever the maximum
+moves. This is the online softmax of Milakov and Gimelshein (2018), arXiv:1805.02867,
+with its first moment. On the CPU it would be slow; there a pass finds the maximum, and
+others the sums.
+
+The derivative
+
+.. math::
+  \frac{\partial \log p_y}{\partial z_k} = [k = y] - p_k, \qquad
+  \frac{\partial H}{\partial z_k} = -p_k \Big( z_k - m - \frac T S \Big)
+
+is computed from the logits and the row's numbers once the cotangents are there. So
+value and gradient read the logits twice and write the gradient, and keep no other array
+of that size.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dal_jax.losses import log_space
+from dal_jax.losses.summation import below, half_below, sums_over_classes
+
+
+class Sums(NamedTuple):
+    """The numbers of each row, ``[...]``; without its entropy, no moment."""
+
+    top: jax.Array
+    label: jax.Array
+    total: jax.Array
+    moment: jax.Array | None
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def label_and_entropy(
+    axis: int, with_entropy: bool, logits: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    """The log-probability of each row's label, and the entropy of its prediction.
+
+    Args:
+      axis: the class axis, counted from the front.
+      with_entropy: whether the entropy is wanted; ``None`` takes its place if not.
+      logits: floating, ``[..., num_classes]``.
+      labels: integers ``[...]``; one outside ``[0, num_classes)`` gives NaN.
+
+    Returns:
+      Both ``[...]``, in float32 (float64 for float64 logits).
+    """
+    return _finish(_sums(axis, with_entropy, logits, labels))
+
+
+@label_and_entropy.defjvp
+def _label_and_entropy_jvp(axis, with_entropy, primals, tangents):
+    logits, labels = primals
+    sums = _sums(axis, with_entropy, logits, labels)
+    # Without a checkpoint the exponentials would be kept for the backward pass.
+    linear = jax.checkpoint(functools.partial(_tangents, axis), prevent_cse=False)
+    return _finish(sums), linear(logits, labels, sums, tangents[0])
+
+
+def _finish(sums: Sums) -> tuple[jax.Array, jax.Array | None]:
+    log_total = jnp.log(sums.total)
+    log_p = sums.label - sums.top - log_total
+    if sums.moment is None:
+        return log_p, None
+    return log_p, log_total - sums.moment / sums.total
+
+
+def _tangents(axis, logits, labels, sums, d_logits):
+    """Linear in ``d_logits``; transposed, it is the gradient."""
+    widen = functools.partial(jnp.expand_dims, axis=axis)
+    labelled = log_space.one_hot(labels, logits.shape, axis)
+    d_logits = d_logits.astype(sums.total.dtype)
+    shifted = logits.astype(sums.total.dtype) - widen(sums.top)
+    exps = jnp.exp(shifted)
+    d_label = jnp.sum(jnp.where(labelled, d_logits, 0), axis)
+    d_log_total = jnp.sum(exps * d_logits, axis) / sums.total
+    d_log_p = d_label - d_log_total
+    if sums.moment is None:
+        return d_log_p, None
+    finite = jnp.maximum(shifted, jnp.finfo(shifted.dtype).min)  # not 0 times infinity
+    d_moment = jnp.sum(exps * finite * d_logits, axis) / sums.total
+    return d_log_p, sums.moment / sums.total * d_log_total - d_moment
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _sums(axis: int, with_entropy: bool, logits: jax.Array, labels: jax.Array) -> Sums:
+    return jax.lax.platform_dependent(
+        logits,
+        labels,
+        cpu=functools.partial(in_passes, axis, with_entropy),
+        default=functools.partial(online, axis, with_entropy),
+    )
+
+
+@_sums.defjvp
+def _sums_jvp(axis, with_entropy, primals, tangents):
+    """For second derivatives: the plain form's, since JAX has none for the other."""
+    logits, labels = primals
+    passes = functools.partial(in_passes, axis, with_entropy, labels=labels)
+    return jax.jvp(passes, (logits,), (tangents[0],))
+
+
+def in_passes(
+    axis: int, with_entropy: bool, logits: jax.Array, labels: jax.Array
+) -> Sums:
+    """The sums as the formulas above read, in forms that XLA's CPU backend fuses."""
+    top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
+    narrow, logits = logits, logits.astype(log_space.wide(logits))
+    top = top.astype(logits.dtype)
+    label = log_space.select_label(logits, labels, axis)
+    if with_entropy and narrow.dtype != logits.dtype:
+        degrees = jnp.arange(2, dtype=logits.dtype)
+        both = sums_over_classes(_moment, (narrow,), (top,), (degrees,), axis)
+        total, moment = jnp.squeeze(both, axis + 1)
+    else:
+        exps = jnp.exp(logits - top)
+        total, moment = jnp.sum(exps, axis), None
+        if with_entropy:
+            # Halved, because XLA's CPU backend would write the difference out.
+            moment = 2 * jnp.sum(exps * half_below(logits, top), axis)
+    return Sums(jnp.squeeze(top, axis), label, total, moment)
+
+
+def _moment(logits: jax.Array, top: jax.Array, degree: jax.Array) -> jax.Array:
+    """Exponentials for degree 0, and times their exponents for degree 1."""
+    shifted = below(logits.astype(top.dtype), top)
+    return jnp.exp(shifted) * (1 - degree + degree * shifted)
+
+
+def online(axis: int, with_entropy: bool, logits: jax.Array, labels: jax.Array) -> Sums:
+    """The same sums from one reduction over the classes."""
+    logits = logits.astype(log_space.wide(logits))
+    labelled = log_space.one_hot(labels, logits.shape, axis)
+    least = np.asarray(jnp.finfo(logits.dtype).min)  # -inf would be -inf below itself
+    zero = np.zeros((), logits.dtype)
+    of_each_class = (
+        jnp.maximum(logits, least),
+        jnp.where(labelled, logits, zero),
+        jnp.ones_like(logits),
+        jnp.zeros_like(logits),
+    )
+    number = 4 if with_entropy else 3
+    top, label, total, *moment = jax.lax.reduce(
+        of_each_class[:number], (least, zero, zero, zero)[:number], _join, (axis,)
+    )
+    known = (labels >= 0) & (labels < logits.shape[axis])
+    label = jnp.where(known, label, jnp.nan)
+    return Sums(top, label, total, moment[0] if with_entropy else None)
+
+
+def _join(one: tuple, other: tuple) -> tuple[Any, ...]:
+    """Puts two parts of a row together: the lower one's sums go below the new top."""
+    (top, label, total, *moment), (top_2, label_2, total_2, *moment_2) = one, other
+    higher = top_2 > top
+    # No more than where the exponential is zero, so that no product overflows.
+    fall = jnp.minimum(jnp.abs(top_2 - top), 1000)
+    scale = jnp.exp(-fall)
+
+    def add(part, part_2):
+        first, second = jnp.where(higher, scale, 1), jnp.where(higher, 1, scale)
+        return part * first + part_2 * second
+
+    joined = jnp.maximum(top, top_2), label + label_2, add(total, total_2)
+    if not moment:
+        return joined
+    below_top = moment[0] - total * jnp.where(higher, fall, 0)
+    below_top_2 = moment_2[0] - total_2 * jnp.where(higher, 0, fall)
+    return *joined, add(below_top, below_top_2)

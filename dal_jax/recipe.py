@@ -1,0 +1,324 @@
+"""The one place where names become objects: a configuration taken apart at the door.
+
+Everything below works on objects. :func:`check` is what can be said of a configuration
+without its data, :func:`prepare` gives the data with its noise, :func:`ingredients` all
+that :func:`dal_jax.training.fit` takes.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from dal_jax import data, losses, models, noise, optimizers
+from dal_jax.config import OptimizerConfig, TrainConfig
+from dal_jax.data import augment
+from dal_jax.data.statistics import image_statistics
+from dal_jax.errors import InputError, unknown_name
+from dal_jax.training.fingerprint import Identity
+from dal_jax.training.fit import fit
+from dal_jax.training.parallel import axis_name
+from dal_jax.training.plan import Options
+from dal_jax.training.processes import agree, is_main_process, refuse_together
+from dal_jax.training.stopping import Stop
+from dal_jax.training.workdir import Workdir
+
+_PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_STOPPED_EARLY = "stopped while preparing; the same command goes on from here"
+
+
+def train_and_evaluate(
+    config: TrainConfig,
+    workdir: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    stop: Stop | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    progress: bool = False,
+    profile: bool = False,
+) -> dict[str, Any]:
+    """Trains as configured, or goes on where the same run stopped.
+
+    Args:
+      config: what to train, on what, how.
+      workdir: where ``config.json``, ``noise.npz``, ``metrics.jsonl``,
+        ``checkpoints/`` and at the end ``summary.json`` are written.
+      overwrite: remove what an earlier run left there, and start anew.
+      stop: what asks the run to stop, see :func:`dal_jax.training.fit`.
+      say: told in single lines what a person would want to know.
+      progress: show a progress bar on standard error.
+      profile: write a JAX profile of the second epoch to ``workdir/profile``.
+
+    Returns:
+      The summary, as in ``summary.json``; ``{}`` where ``num_epochs`` is 0.
+
+    Raises:
+      InputError: a wrong configuration, before anything is written.
+      NonFiniteError: the loss or its gradient was not finite.
+      StorageError: the run could not be written, as on a full disk.
+      Interrupted: ``stop`` asked for it; the run is saved and can go on.
+    """
+    files, identity = Workdir(workdir), identity_of(config)
+
+    def finished_before() -> bool:
+        check(config)
+        if not is_main_process():
+            return False
+        files.check(identity.values, identity.defaults, overwrite=overwrite)
+        return not overwrite and files.read_summary() is not None
+
+    if agree(refuse_together(finished_before)):
+        say(f"already finished; nothing changed in {files.path}")
+        return files.read_summary() or {}
+    stop = stop or Stop()
+    with stop.at_once(_STOPPED_EARLY):
+        prepared = refuse_together(lambda: prepare(config))
+        objects = refuse_together(lambda: ingredients(config, prepared))
+    if prepared.skipped:
+        named = ", ".join(prepared.skipped[:3])
+        say(f"left out {len(prepared.skipped)} images that do not decode: {named}")
+    result = fit(
+        **objects,
+        workdir=workdir,
+        identity=identity,
+        overwrite=overwrite,
+        stop=stop,
+        say=say,
+        progress=progress,
+        profile=profile,
+    )
+    if config.num_epochs == 0:
+        say(f"prepared, not trained: see {files.noise}")
+    return result.summary
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """The data of a run.
+
+    Attributes:
+      class_names: one a class.
+      train: the training examples; ``labels`` are the noisy ones.
+      record: what the noise did to them.
+      validation: noisy examples held out, or ``None``.
+      test: examples for the report, or ``None`` where the source has none.
+      skipped: the images that do not decode and were left out, by path.
+    """
+
+    class_names: tuple[str, ...]
+    train: data.Split
+    record: noise.NoiseRecord
+    validation: data.Split | None
+    test: data.Split | None
+    skipped: tuple[str, ...] = ()
+
+
+def identity_of(config: TrainConfig) -> Identity:
+    """Returns what stands for a configured run: its fields, and their defaults."""
+    defaults = dict(_plain(TrainConfig()))
+    declared = losses.hyperparameters(config.loss.name)
+    # Version 0.1.0 wrote it of every loss, also of those that have no use for it.
+    per_epoch = declared["per_epoch"].default if "per_epoch" in declared else False
+    defaults["loss"] = {"per_epoch": per_epoch, **defaults["loss"]}
+    return Identity(_plain(config), defaults)
+
+
+def check(config: TrainConfig) -> None:
+    """Raises InputError for what is wrong with a configuration whatever the data."""
+    _options(config)
+    seeds = {"seed": config.seed, "noise.seed": config.noise.seed}
+    seeds |= {f"seeds.{name}": seed for name, seed in vars(config.seeds).items()}
+    for name, seed in seeds.items():
+        if seed is not None and not 0 <= seed < 2**32:
+            raise InputError(
+                f"{name}={seed} is out of range: expected 0 to 4294967295; "
+                f"give another --config.{name}"
+            )
+    if config.precision not in _PRECISIONS:
+        raise unknown_name("precision", config.precision, _PRECISIONS)
+    models.options(config.model.name)  # is it a name?
+    for option in ("channels", "hidden"):
+        for size in getattr(config.model, option):
+            if size < 1:
+                raise InputError(
+                    f"model.{option}={size} is out of range: expected at least 1; "
+                    f"give another --config.model.{option}"
+                )
+    make_optimizer(config.optimizer, config.num_epochs, 1)
+    make_loss(config, steps_per_epoch=1, num_classes=2, num_examples=1)
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Loads the data that ``config`` names and applies its noise.
+
+    The noise is applied once, to every training example that is used, before the
+    validation split is taken: what validates a model has noisy labels too.
+
+    Raises:
+      InputError: whatever is wrong with the data set or the noise asked for.
+    """
+    dataset = data.load(config.dataset)
+    pool = dataset.train
+    record = noise.apply(
+        config.noise.kind,
+        pool.labels,
+        num_classes=len(dataset.class_names),
+        rate=config.noise.rate,
+        seed=config.seed if config.noise.seed is None else config.noise.seed,
+        clean_labels=pool.clean_labels,
+        index=pool.index,
+        index_is_original=pool.index_is_original,
+        source_size=pool.source_size or None,
+        images=pool.inputs if config.noise.kind == "instance" else None,
+        path=config.noise.path,
+        class_map=config.noise.class_map or noise.class_map_for(dataset.name),
+        pixel_scaling=config.noise.pixel_scaling,
+    )
+    noisy = dataclasses.replace(pool, labels=record.noisy_labels)
+    kept, held_out = data.validation_split(
+        len(pool), config.dataset.validation_fraction
+    )
+    return Prepared(
+        class_names=dataset.class_names,
+        train=noisy.take(kept) if len(held_out) else noisy,
+        record=record.take(kept) if len(held_out) else record,
+        validation=noisy.take(held_out) if len(held_out) else None,
+        test=dataset.test,
+        skipped=dataset.skipped,
+    )
+
+
+def ingredients(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+    """Returns the arguments of :func:`dal_jax.training.fit`.
+
+    Example:
+      >>> from dal_jax.config import DatasetConfig
+      >>> config = TrainConfig(dataset=DatasetConfig(train_size=64, test_size=10),
+      ...                      num_epochs=1)
+      >>> result = fit(**ingredients(config, prepare(config)))
+      >>> result.summary["steps"]
+      1
+    """
+    train, num_classes = prepared.train, len(prepared.class_names)
+    steps_per_epoch = -(-len(train) // config.batch_size)
+    optimizer, learning_rate = make_optimizer(
+        config.optimizer, config.num_epochs, steps_per_epoch
+    )
+    return {
+        "model": _model(config, train, num_classes),
+        "train": train,
+        "validation": prepared.validation,
+        "test": prepared.test,
+        "loss": make_loss(config, steps_per_epoch, num_classes, len(train)),
+        "optimizer": optimizer,
+        "preprocess": _preprocess(config, train),
+        "class_names": prepared.class_names,
+        "record": prepared.record,
+        "seed": config.seed,
+        "seeds": {
+            name: seed
+            for name, seed in vars(config.seeds).items()
+            if seed is not None and name != "loss"
+        },
+        "loss_name": config.loss.name,
+        "schedules": {"learning_rate": learning_rate},
+        **dataclasses.asdict(_options(config)),
+    }
+
+
+def make_loss(
+    config: TrainConfig, steps_per_epoch: int, num_classes: int, num_examples: int
+) -> losses.StatefulLoss:
+    """Returns the loss that a configuration names."""
+    hyperparameters = config.loss.hyperparameters
+    if "seed" in losses.accepted(config.loss.name):
+        seed = config.seed if config.seeds.loss is None else config.seeds.loss
+        hyperparameters = {"seed": seed} | hyperparameters
+    return losses.make_stateful(
+        config.loss.name,
+        total_steps=max(config.num_epochs * steps_per_epoch, 1),
+        steps_per_epoch=steps_per_epoch,
+        num_classes=num_classes,
+        num_examples=num_examples,
+        preset=config.loss.preset,
+        **hyperparameters,
+    )
+
+
+def make_optimizer(config: OptimizerConfig, num_epochs: int, steps_per_epoch: int):
+    """Returns the optax transformation that a configuration names, and its rate."""
+    learning_rate = optimizers.learning_rate_schedule(
+        config.schedule,
+        config.learning_rate,
+        num_epochs=num_epochs,
+        steps_per_epoch=steps_per_epoch,
+        decay_rate=config.decay_rate,
+        warmup_epochs=config.warmup_epochs,
+        per_epoch=config.per_epoch,
+    )
+    optimizer = optimizers.create(
+        config.name,
+        learning_rate,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        b1=config.b1,
+        b2=config.b2,
+        weight_decay=config.weight_decay,
+        decay_vectors=config.decay_vectors,
+        clip_norm=config.clip_norm,
+    )
+    return optimizer, learning_rate
+
+
+def _options(config: TrainConfig) -> Options:
+    named = [field.name for field in dataclasses.fields(Options)]
+    given = {name: getattr(config, name) for name in named if hasattr(config, name)}
+    return Options(
+        **given,
+        ema_decay=config.optimizer.ema_decay,
+        workers=config.dataset.workers,
+    )
+
+
+def _model(config: TrainConfig, train: data.Split, num_classes: int) -> Any:
+    side = config.augmentation.random_resized_crop
+    height, width, channels = train.input_shape
+    shape = (height, width, channels) if side is None else (side, side, channels)
+    fields = vars(config.model)
+    own = {k: fields[k] for k in models.options(config.model.name) if k in fields}
+
+    def construct(rngs):
+        return models.create(
+            config.model.name,
+            image_shape=shape,
+            num_classes=num_classes,
+            dtype=_PRECISIONS[config.precision],
+            axis_name=axis_name(config.parallel),
+            rngs=rngs,
+            **own,
+        )
+
+    return construct
+
+
+def _preprocess(config: TrainConfig, train: data.Split) -> augment.Preprocess:
+    mean, std = config.augmentation.mean, config.augmentation.std
+    if not mean and not std:
+        mean, std = image_statistics(train.inputs)
+    channels = train.input_shape[-1]
+    fits = all(len(given) in (1, channels) for given in (mean, std))
+    if not fits or min(std) <= 0:
+        raise InputError(
+            f"augmentation.mean={mean} and augmentation.std={std} do not fit: expected "
+            f"both, of one number or of {channels}, std more than 0; give them so, or "
+            "neither to measure them"
+        )
+    dtype = _PRECISIONS[config.precision]
+    return augment.make_preprocess(config.augmentation, mean, std, dtype)
+
+
+def _plain(config: TrainConfig) -> Mapping[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(config), default=vars))

@@ -1,0 +1,313 @@
+"""What a run is made of: objects and numbers, checked, and no names."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dal_jax.data import Split
+from dal_jax.data.augment import Preprocess
+from dal_jax.errors import InputError, unknown_name
+from dal_jax.losses import Loss, StatefulLoss
+from dal_jax.models import Functional, functionalize
+from dal_jax.noise import NoiseRecord
+from dal_jax.training.dynamics import Phases, make_phases
+
+SOURCES_OF_RANDOMNESS = ("initialization", "data_order", "augmentation")
+Schedules = Mapping[str, Callable[[Any], Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a run is carried out.
+
+    Attributes:
+      num_epochs: passes over the training set; 0 prepares and does not train.
+      batch_size: examples a step, over all devices.
+      eval_batch_size: likewise, of an evaluation.
+      eval_every: epochs from one evaluation to the next; the last epoch has one.
+      train_eval_size: how many training examples an evaluation counts, evenly spaced;
+        ``None`` for all, 0 for none.
+      checkpoint_every: epochs from one checkpoint to the next.
+      keep_checkpoints: how many of the newest are kept.
+      parallel: ``"jit"`` or ``"pmap"``.
+      model_devices: devices that share the classes of the last layer (``jit``).
+      on_nonfinite: ``"stop"`` or ``"skip"``, where a loss or gradient is not finite.
+      ema_decay: of the average of the parameters over time that evaluation and
+        prediction then use; ``None`` for none.
+      workers: threads that decode a stream; ``None`` for one a core.
+    """
+
+    num_epochs: int
+    batch_size: int
+    eval_batch_size: int = 500
+    eval_every: int = 1
+    train_eval_size: int | None = None
+    checkpoint_every: int = 10
+    keep_checkpoints: int = 2
+    parallel: str = "jit"
+    model_devices: int = 1
+    on_nonfinite: str = "stop"
+    ema_decay: float | None = None
+    workers: int | None = None
+
+    def __post_init__(self):
+        for name, least in (
+            ("num_epochs", 0),
+            ("batch_size", 1),
+            ("eval_batch_size", 1),
+            ("eval_every", 1),
+            ("train_eval_size", 0),
+            ("checkpoint_every", 1),
+            ("keep_checkpoints", 1),
+            ("workers", 0),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(
+                    f"{name}={value} is out of range: expected at least {least}; "
+                    f"give another {name}"
+                )
+        if self.on_nonfinite not in ("stop", "skip"):
+            raise unknown_name("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise InputError(
+                f"ema_decay={self.ema_decay} is out of range: expected at least 0 and "
+                "less than 1, or none; give another ema_decay"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The objects of a run.
+
+    Attributes:
+      model: the network as pure functions.
+      train: the training examples with their given labels.
+      validation: examples with given labels that are held out, or ``None``.
+      test: examples for the report, or ``None``.
+      loss: per example, with its memory.
+      optimizer: an optax gradient transformation.
+      preprocess: raw inputs to the network's.
+      record: what is known of the given labels.
+      class_names: one a class.
+      seeds: by source of randomness.
+      options: how the run is carried out.
+      loss_name: how the summary names the loss.
+      schedules: what an evaluation reports of its last step, by name.
+    """
+
+    model: Functional
+    train: Split
+    validation: Split | None
+    test: Split | None
+    loss: StatefulLoss
+    optimizer: optax.GradientTransformation
+    preprocess: Preprocess
+    record: NoiseRecord
+    class_names: tuple[str, ...]
+    seeds: Mapping[str, int]
+    options: Options
+    loss_name: str
+    schedules: Schedules
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are, by name."""
+        named = (
+            ("train", self.train),
+            ("validation", self.validation),
+            ("test", self.test),
+        )
+        return {name: split for name, split in named if split is not None}
+
+    @functools.cached_property
+    def phases(self) -> Phases | None:
+        """When what is gathered of each example is early and late.
+
+        ``None`` where nothing is gathered: examples with several labels or with
+        distributions.
+        """
+        labels = self.train.labels
+        if labels.ndim > 1 or labels.dtype.kind not in "iu":
+            return None
+        epochs = self.options.num_epochs
+        return make_phases(
+            epochs * self.steps_per_epoch, epochs, self.loss.coefficients
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one epoch; its last batch is filled up."""
+        return -(-len(self.train) // self.options.batch_size)
+
+
+def make_plan(
+    model: Any,
+    train: Any,
+    *,
+    loss: Any,
+    optimizer: optax.GradientTransformation,
+    num_epochs: int,
+    batch_size: int,
+    test: Any = None,
+    validation: Any = None,
+    preprocess: Preprocess | None = None,
+    class_names: tuple[str, ...] | None = None,
+    record: NoiseRecord | None = None,
+    seed: int = 0,
+    seeds: Mapping[str, int] | None = None,
+    loss_name: str | None = None,
+    schedules: Schedules | None = None,
+    **further: Any,
+) -> Plan:
+    """Returns the plan of a run; arguments as of :func:`dal_jax.training.fit`.
+
+    Raises:
+      InputError: what is not of its kind, or does not fit together.
+    """
+    options = Options(num_epochs=num_epochs, batch_size=batch_size, **further)
+    train, validation, test = map(_as_split, (train, validation, test))
+    if not len(train):
+        raise InputError("the training set is empty: expected at least one example")
+    if options.batch_size > len(train):
+        raise InputError(
+            f"batch_size={options.batch_size} is larger than the training set of "
+            f"{len(train)} examples: expected at most that; give a smaller batch_size"
+        )
+    preprocess = preprocess or default_preprocess(train)
+    network = functionalize(model, _network_inputs(preprocess, train))
+    num_classes = _num_classes(network, preprocess, train)
+    if class_names is None:
+        class_names = tuple(map(str, range(num_classes)))
+    if len(class_names) != num_classes:
+        raise InputError(
+            f"the network has {num_classes} logits and there are {len(class_names)} "
+            "class names: expected as many of each"
+        )
+    plan = Plan(
+        model=network,
+        train=_checked(train, "training", num_classes, train),
+        validation=_checked(validation, "validation", num_classes, train),
+        test=_checked(test, "test", num_classes, train),
+        loss=as_stateful(loss),
+        optimizer=optimizer,
+        preprocess=preprocess,
+        record=record or given_labels(train, num_classes),
+        class_names=class_names,
+        seeds=dict.fromkeys(SOURCES_OF_RANDOMNESS, seed) | dict(seeds or {}),
+        options=options,
+        loss_name=loss_name or getattr(loss, "__name__", type(loss).__name__),
+        schedules=schedules or {},
+    )
+    unknown = sorted(set(plan.seeds) - set(SOURCES_OF_RANDOMNESS))
+    if unknown:
+        raise unknown_name("seed", unknown[0], SOURCES_OF_RANDOMNESS)
+    return plan
+
+
+def as_stateful(loss: Any) -> StatefulLoss:
+    """Returns a loss in the form that may carry a memory of every example."""
+    if isinstance(loss, StatefulLoss):
+        return loss
+    if not callable(loss):
+        raise InputError(
+            f"the loss is a {type(loss).__name__}: expected a function (logits, "
+            "labels, step) of each example's loss, or a losses.StatefulLoss"
+        )
+    pure = cast(Loss, loss)
+
+    def apply(logits, labels, step, memory, index):
+        del index
+        return pure(logits, labels, step), memory
+
+    return StatefulLoss(lambda: (), apply)
+
+
+def default_preprocess(train: Split) -> Preprocess:
+    """Returns what is done to inputs where nothing is asked for.
+
+    Images, uint8 ``[N, height, width, channels]``, are scaled to [0, 1]; all else
+    reaches the network as it is.
+    """
+    if len(train.input_shape) == 3 and train.inputs.dtype == np.uint8:
+        unit = lambda inputs: inputs.astype(jnp.float32) * (1 / 255)  # noqa: E731
+        return Preprocess(lambda keys, inputs: unit(inputs), unit)
+    return Preprocess(lambda keys, inputs: inputs, lambda inputs: inputs)
+
+
+def given_labels(split: Split, num_classes: int) -> NoiseRecord:
+    """Returns the record of labels that are taken as they were given."""
+    return NoiseRecord.count(
+        _class_numbers(split.labels),
+        split.clean_labels,
+        split.index,
+        num_classes=num_classes,
+        nominal_rate=float("nan"),
+        kind="given",
+        options={},
+    )
+
+
+def _as_split(data: Any) -> Any:
+    if data is None or isinstance(data, Split):
+        return data
+    if isinstance(data, tuple | list) and len(data) == 2:
+        return Split(*data)
+    raise InputError(
+        f"data is a {type(data).__name__}: expected (inputs, labels) or a data.Split"
+    )
+
+
+def _network_inputs(preprocess: Preprocess, split: Split) -> jax.ShapeDtypeStruct:
+    dtype = jax.dtypes.canonicalize_dtype(split.inputs.dtype)
+    batch = jax.ShapeDtypeStruct((2, *split.input_shape), dtype)
+    return jax.eval_shape(preprocess.evaluate, batch)
+
+
+def _num_classes(network: Functional, preprocess: Preprocess, split: Split) -> int:
+    def logits(inputs):
+        params, model_state = network.init(jax.random.key(0))
+        return network.apply(params, model_state, inputs, False)[0]
+
+    shape = jax.eval_shape(logits, _network_inputs(preprocess, split)).shape
+    labels = np.shape(split.labels)[1:]
+    if len(shape) < 2 or shape[0] != 2:
+        raise InputError(
+            f"the network gives logits of shape {list(shape)} for two inputs: expected "
+            "[2, ..., num_classes]"
+        )
+    if labels not in (shape[1:-1], shape[1:]):
+        raise InputError(
+            f"an example has labels of shape {list(labels)} and logits of shape "
+            f"{list(shape[1:])}: expected labels of shape {list(shape[1:-1])}"
+        )
+    return shape[-1]
+
+
+def _checked(split: Split | None, what: str, num_classes: int, train: Split) -> Any:
+    if split is None:
+        return None
+    if split.input_shape != train.input_shape:
+        raise InputError(
+            f"{what} inputs have the shape {list(split.input_shape)} and training "
+            f"inputs {list(train.input_shape)}: expected the same"
+        )
+    given = {"labels": split.labels, "clean labels": split.clean_labels}
+    for name, labels in given.items():
+        largest = -1 if labels is None else _class_numbers(labels).max(initial=-1)
+        if largest >= num_classes:
+            raise InputError(
+                f"{what} {name} go up to {largest} and the network has {num_classes} "
+                f"logits: expected classes 0 to {num_classes - 1}"
+            )
+    return split
+
+
+def _class_numbers(labels: np.ndarray) -> np.ndarray:
+    return labels.argmax(-1) if labels.dtype.kind == "f" else labels

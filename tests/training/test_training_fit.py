@@ -1,0 +1,324 @@
+"""Objects in, a run out: every kind of object, the same bits as by names."""
+
+import json
+import re
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+
+from dal_jax import data, losses, models, recipe, training
+from dal_jax.config import DatasetConfig, ModelConfig, TrainConfig
+from dal_jax.errors import InputError
+from dal_jax.training.state import TrainState
+from dal_jax.training.step import update_average
+
+PAGE = Path(__file__).parents[2] / "docs" / "training.md"
+EXAMPLES = dict(
+    re.findall(r"<!-- test: (\w+) -->\n```python\n(.*?)```", PAGE.read_text(), re.S)
+)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_page_s_examples_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = EXAMPLES[name]
+    assert len(code.splitlines()) < 30
+    names = {}
+    exec(compile(code, name, "exec"), names)
+    result = names["result"]
+    # The labels of the first example are noisy, and its test labels are not.
+    figure, least = {
+        "nnx": ("test_accuracy", 0.8),
+        "linen": ("train_accuracy", 0.5),
+        "tokens": ("train_accuracy", 0.99),
+        "loss": ("train_accuracy", 0.9),
+        "adamw": ("validation_accuracy", 0.95),
+    }[name]
+    assert result.metrics[-1][figure] >= least
+
+
+def test_the_page_covers_every_kind_of_object():
+    assert set(EXAMPLES) == {"nnx", "linen", "tokens", "loss", "adamw"}
+
+
+def make_data(count=64):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, count)
+    inputs = np.eye(3, 5)[labels] * 3 + rng.normal(size=(count, 5))
+    return inputs.astype(np.float32), labels
+
+
+def linear(rngs):
+    return nnx.Linear(5, 3, rngs=rngs)
+
+
+def fit(**changed):
+    given = {
+        "model": linear,
+        "train": make_data(),
+        "loss": losses.make("ce"),
+        "optimizer": optax.sgd(0.1),
+        "num_epochs": 3,
+        "batch_size": 16,
+    }
+    return training.fit(**given | changed)
+
+
+def untimed(entries):
+    return [{k: v for k, v in e.items() if "second" not in k} for e in entries]
+
+
+def test_objects_and_names_end_with_the_same_bits(tmp_path):
+    config = TrainConfig(
+        dataset=DatasetConfig(train_size=96, test_size=40, validation_fraction=0.25),
+        model=ModelConfig("mlp", hidden=(16,)),
+        num_epochs=2,
+        batch_size=24,
+    )
+    by_names = training.train_and_evaluate(config, tmp_path / "names")
+    prepared = recipe.prepare(config)
+    steps = config.num_epochs * 3
+    rate = optax.cosine_decay_schedule(0.05, steps)
+    objects = recipe.ingredients(config, prepared)
+    result = training.fit(
+        lambda rngs: models.create(
+            "mlp", image_shape=(8, 8, 1), num_classes=10, hidden=(16,), rngs=rngs
+        ),
+        prepared.train,
+        validation=prepared.validation,
+        test=(prepared.test.inputs, prepared.test.labels),
+        loss=losses.make("dal", total_steps=steps),
+        optimizer=optax.chain(
+            optax.add_decayed_weights(0.0),
+            optax.trace(0.9),
+            optax.scale_by_learning_rate(rate),
+        ),
+        preprocess=objects["preprocess"],
+        num_epochs=2,
+        batch_size=24,
+    )
+    for name in ("train_loss", "test_accuracy_last", "validation_accuracy_last"):
+        assert result.summary[name] == by_names[name]
+    assert result.summary["steps"] == by_names["steps"] == steps
+
+
+def test_a_module_s_own_parameters_are_the_beginning_and_stay():
+    module = linear(nnx.Rngs(5))
+    before = np.array(module.kernel[...])
+    result = fit(model=module, num_epochs=1, optimizer=optax.sgd(0.0))
+    np.testing.assert_array_equal(result.params["kernel"], before)
+    trained = fit(model=module, num_epochs=1)
+    assert (np.asarray(trained.params["kernel"]) != before).any()
+    np.testing.assert_array_equal(module.kernel[...], before)
+
+
+def test_a_pair_and_a_linen_module_of_the_same_maths_agree():
+    class Linear(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return linen.Dense(3, kernel_init=linen.initializers.zeros)(x)
+
+    def init(key):
+        return {"kernel": jnp.zeros((5, 3)), "bias": jnp.zeros(3)}, ()
+
+    def apply(params, state, inputs, train):
+        return inputs @ params["kernel"] + params["bias"], state
+
+    of_linen, of_pair = fit(model=Linear()), fit(model=(init, apply))
+    for one, other in zip(of_linen.metrics, of_pair.metrics, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
+    inputs = make_data()[0]
+    np.testing.assert_allclose(
+        of_linen.predict_logits(inputs), of_pair.predict_logits(inputs), atol=1e-5
+    )
+
+
+def test_predictions_are_those_of_the_evaluation_whatever_the_batch():
+    inputs, labels = make_data()
+    result = fit(eval_batch_size=20)
+    logits = result.predict_logits(inputs)
+    assert np.mean(logits.argmax(-1) == labels) == result.metrics[-1]["train_accuracy"]
+    for count in (1, 3, 21):
+        part = result.predict_logits(inputs[:count])
+        np.testing.assert_allclose(part, logits[:count], rtol=1e-6)
+
+
+def test_streamed_inputs_train_as_those_in_memory():
+    inputs, labels = make_data()
+
+    class Source:
+        shape, dtype = inputs.shape[1:], inputs.dtype
+
+        def __len__(self):
+            return len(inputs)
+
+        def __getitem__(self, position):
+            return inputs[position]
+
+    in_memory, streamed = fit(), fit(train=data.Split(Source(), labels))
+    for one, other in zip(in_memory.metrics, streamed.metrics, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-6)
+
+
+def test_a_workdir_goes_on_with_the_same_objects_and_refuses_others(tmp_path):
+    whole = fit(num_epochs=4, workdir=tmp_path / "whole")
+    for name in ("config.json", "noise.npz", "metrics.jsonl", "summary.json"):
+        assert (tmp_path / "whole" / name).exists()
+
+    class Left(Exception):
+        pass
+
+    def leave(entry):
+        if entry["epoch"] == 2:
+            raise Left
+
+    given = {"num_epochs": 4, "workdir": tmp_path / "left", "checkpoint_every": 1}
+    with pytest.raises(Left):
+        fit(on_evaluation=leave, **given)
+    inputs, labels = make_data()
+    others = (
+        {"loss": losses.make("mae")},
+        {"optimizer": optax.sgd(0.2)},
+        {"train": (inputs + 1, labels)},
+        {"train": (inputs, (labels + 1) % 3)},
+        {"seed": 1},
+    )
+    for other in others:
+        with pytest.raises(InputError, match="another configuration"):
+            fit(**given | other)
+    rest = fit(**given)
+    assert untimed(rest.metrics) == untimed(
+        fit(num_epochs=4, workdir=tmp_path / "again", checkpoint_every=1).metrics
+    )
+    assert untimed(rest.metrics) == untimed(whole.metrics)
+    jax.tree.map(np.testing.assert_array_equal, rest.params, whole.params)
+
+
+def test_a_finished_run_is_given_back_as_it_is(tmp_path):
+    first = fit(workdir=tmp_path)
+    written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    said = []
+    again = fit(workdir=tmp_path, say=said.append)
+    assert "already finished" in " ".join(said)
+    assert again.summary == json.loads((tmp_path / "summary.json").read_text())
+    assert untimed(again.metrics) == untimed(first.metrics)
+    jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
+    assert written == {
+        p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()
+    }
+
+
+def test_a_callback_ends_the_run(tmp_path):
+    seen = []
+
+    def end(entry):
+        seen.append(entry["epoch"])
+        return entry["epoch"] == 2
+
+    result = fit(num_epochs=9, on_evaluation=end, workdir=tmp_path)
+    assert seen == [1, 2]
+    assert result.summary["epochs"] == 2
+    assert (tmp_path / "checkpoints" / "8").is_dir()
+
+
+def test_an_average_of_the_parameters_is_what_is_evaluated():
+    result = fit(ema_decay=0.9, num_epochs=2)
+    plain = fit(num_epochs=2)
+    # The trajectory is the same; what is given back is its average.
+    jax.tree.map(np.testing.assert_array_equal, result.state.params, plain.params)
+    assert (np.asarray(result.params["bias"]) != plain.params["bias"]).any()
+    logits = result.predict_logits(make_data()[0])
+    accuracy = np.mean(logits.argmax(-1) == make_data()[1])
+    assert accuracy == result.metrics[-1]["train_accuracy"]
+
+
+def test_the_average_by_hand():
+    """Two steps of a state of one number that goes 1, 2, 4."""
+    average = np.float32(1)
+    state = TrainState(jnp.int32(0), {"w": average}, {"n": 5}, (), (), (), ())
+    state = state.replace(average=({"w": average}, {"n": jnp.int32(5)}))
+    new = state.replace(params={"w": jnp.float32(2)}, model_state={"n": jnp.int32(6)})
+    first = update_average(state, new, 0.15)
+    # The decay is 1/10 first, for the run is young, and 0.15 then.
+    assert float(first.average[0]["w"]) == pytest.approx(0.1 * 1 + 0.9 * 2)
+    assert int(first.average[1]["n"]) == 6
+    newer = first.replace(params={"w": jnp.float32(4)})
+    second = update_average(first.replace(step=jnp.int32(1)), newer, 0.15)
+    assert float(second.average[0]["w"]) == pytest.approx(0.15 * 1.9 + 0.85 * 4)
+
+
+def test_the_training_set_s_evaluation_can_be_thinned_out():
+    inputs, labels = make_data()
+    whole, some, none = (fit(train_eval_size=n) for n in (None, 10, 0))
+    jax.tree.map(np.testing.assert_array_equal, whole.params, some.params)
+    assert "train_accuracy" not in none.metrics[-1]
+    assert none.summary["train_accuracy"] is None
+    chosen = np.arange(10) * 64 // 10
+    predicted = some.predict_logits(inputs[chosen]).argmax(-1)
+    assert some.metrics[-1]["train_accuracy"] == pytest.approx(
+        np.mean(predicted == labels[chosen])
+    )
+
+
+def test_a_library_call_leaves_the_process_alone(tmp_path):
+    def owned():
+        return (
+            signal.getsignal(signal.SIGINT),
+            signal.getsignal(signal.SIGTERM),
+            sys.excepthook,
+            sys.unraisablehook,
+            threading.excepthook,
+        )
+
+    before, during = owned(), []
+    fit(workdir=tmp_path, on_evaluation=lambda entry: during.append(owned()))
+    assert set(during) == {before}
+    assert owned() == before
+
+
+def test_an_interrupt_is_an_ordinary_one_and_the_run_goes_on(tmp_path):
+    def interrupt(entry):
+        if entry["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    given = {"workdir": tmp_path, "checkpoint_every": 1}
+    with pytest.raises(KeyboardInterrupt):
+        fit(on_evaluation=interrupt, **given)
+    assert untimed(fit(**given).metrics) == untimed(fit().metrics)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": 3}, "the model is a int"),
+        ({"loss": "dal"}, "the loss is a str"),
+        ({"train": 3}, r"data is a int: expected \(inputs, labels\)"),
+        ({"batch_size": 65}, "batch_size=65 is larger than the training set of 64"),
+        ({"num_epochs": -1}, "num_epochs=-1 is out of range"),
+        ({"train": (make_data()[0], make_data()[1] + 1)}, "labels go up to 3"),
+        (
+            {"test": (np.zeros((2, 4), np.float32), [0, 1])},
+            "test inputs have the shape",
+        ),
+        ({"class_names": ("a", "b")}, "3 logits and there are 2 class names"),
+        ({"train": (make_data()[0], np.zeros((64, 2), int))}, "has labels of shape"),
+        ({"seeds": {"data_ordr": 1}}, "did you mean 'data_order'"),
+        ({"on_nonfinite": "ignore"}, "unknown on_nonfinite"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0 is out of range"),
+    ],
+)
+def test_wrong_objects_are_one_line_before_anything_is_written(
+    changed, message, tmp_path
+):
+    with pytest.raises(InputError, match=message) as error:
+        fit(workdir=tmp_path / "run", **changed)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
