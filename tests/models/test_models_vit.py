@@ -20,25 +20,23 @@ SHAPES = {
     "resnet34": (8, 8, 3),
     "resnet50": (32, 32, 3),
     "preact_resnet18": (8, 8, 3),
-    "vit_tiny": (32, 48, 3),
-    "vit_small": (32, 48, 3),
-    "vit_base": (32, 48, 3),
+    "vit_tiny": (224, 224, 3),
+    "vit_small": (224, 224, 3),
+    "vit_base": (224, 224, 3),
 }
 
 
 @functools.cache
-def sketch(name, image_shape=None, num_classes=7, **options):
+def shapes_of(name):
+    """The parameters' shapes, for 1,000 classes."""
+
     def construct(rngs):
         return models.create(
-            name,
-            image_shape=image_shape or SHAPES[name],
-            num_classes=num_classes,
-            rngs=rngs,
-            **options,
+            name, image_shape=SHAPES[name], num_classes=1000, rngs=rngs
         )
 
-    network = models.functionalize(construct)
-    return network, jax.eval_shape(network.init, jax.random.key(0))
+    params, _ = jax.eval_shape(models.functionalize(construct).init, jax.random.key(0))
+    return params
 
 
 def filled(construct, **options):
@@ -85,29 +83,28 @@ def logits_of(module, images, train=False):
     [("vit_tiny", 5_717_416), ("vit_small", 22_050_664), ("vit_base", 86_567_656)],
 )
 def test_number_of_parameters(name, expected):
-    _, (params, _) = sketch(name, (224, 224, 3), 1000)
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes_of(name))) == expected
 
 
 def test_every_network_has_a_head_of_one_layer():
     assert set(models.names()) == set(SHAPES)
     for name in SHAPES:
-        _, (params, _) = sketch(name)
-        leaves = jax.tree.leaves_with_path(params)
+        leaves = jax.tree.leaves_with_path(shapes_of(name))
         heads = {leaf.shape for path, leaf in leaves if models.is_head(path)}
         assert len(heads) == 2
-        assert {shape[-1] for shape in heads} == {7}
+        assert {shape[-1] for shape in heads} == {1000}
         assert len(leaves) == 2 or not all(models.is_head(path) for path, _ in leaves)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_parameters_and_logits_are_float32(dtype):
-    network, (params, model_state) = sketch("vit_tiny", dtype=dtype)
-    images = jax.ShapeDtypeStruct((2, *SHAPES["vit_tiny"]), dtype)
+    network = models.functionalize(vision_transformer(dtype=dtype))
+    params, model_state = network.init(jax.random.key(0))
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), dtype)
     logits, _ = jax.eval_shape(
         lambda *args: network.apply(*args, True), params, model_state, images
     )
-    assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
+    assert (logits.shape, logits.dtype) == ((2, 5), jnp.float32)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
