@@ -190,7 +190,5 @@ def test_training_knows_objects_and_no_configuration():
 def test_nobody_imports_a_command():
     for path in MODULES:
         if path.parts[0] != "commands":
-            of_commands = {
-                n for n in imported(path) if n.startswith("dal_jax.commands")
-            }
+            of_commands = {n for n in imported(path) if n.startswith("dal_jax.commands")}
             assert not of_commands, path
