@@ -75,6 +75,7 @@ def test_shard_map_over_the_rows(run_with_devices):
         + """
 mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 def of_device(hidden, kernel, bias, labels, weights):
+    kernel, bias = (jax.lax.pcast(x, "data", to="varying") for x in (kernel, bias))
     value = blocks(hidden, kernel, labels, 8, bias=bias) * weights
     own = value.sum() + mean(hidden, kernel, labels, 8, bias=bias) / 8
     return jax.lax.psum(own, "data")
