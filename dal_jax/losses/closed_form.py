@@ -8,13 +8,12 @@ number, into a loss: validated, masked, in float32, with the closed-form derivat
   \frac{\partial L}{\partial z_k} = f'(\log p_y) \, ([k = y] - p_k)
   - w \, p_k (\log p_k + H),
 
-where the second term is that of an entropy added with weight :math:`w`. To add a loss
-of this kind, write ``_term(log_p, *parameters)`` without clamps and as accurate near
-``log_p = 0`` as ``expm1`` and ``log1p`` allow, and return
-``of_label(_term, logits, labels, parameters, axis=axis, where=where)``. ``_term`` must
-be a module-level function and get everything that may be traced through
-``parameters``. A loss that looks at all classes has its own derivative written out, and
-:func:`with_gradient` makes it a rule.
+where the second term is that of an entropy added with weight :math:`w`. For integer
+labels both come from :mod:`dal_jax.losses.softmax`, for distributions from the
+log-probabilities of all classes. To add a loss of this kind, write ``_term(log_p,
+*parameters)`` without clamps and as accurate near ``log_p = 0`` as ``expm1`` and
+``log1p`` allow, and return ``of_label(_term, logits, labels, parameters, axis=axis,
+where=where)``.
 """
 
 import functools
@@ -47,8 +46,7 @@ def of_label(
     For distributions the first part is :math:`\sum_k y_k f(\log p_k)`.
 
     Args:
-      term: elementwise and differentiable, ``(log_p, *parameters) -> loss``; a
-        function that outlives the call, since compiled code is cached by it.
+      term: elementwise and differentiable, ``(log_p, *parameters) -> loss``.
       logits: floating, ``[..., num_classes]``.
       labels: integers ``[...]`` or distributions ``[..., num_classes]``.
       parameters: floats or float arrays that broadcast with ``[...]``.
