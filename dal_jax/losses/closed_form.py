@@ -8,12 +8,12 @@ number, into a loss: validated, masked, in float32, with the closed-form derivat
   \frac{\partial L}{\partial z_k} = f'(\log p_y) \, ([k = y] - p_k)
   - w \, p_k (\log p_k + H),
 
-where the second term is that of an entropy added with weight :math:`w`. To add a loss
-of this kind, write ``_term(log_p, *parameters)`` without clamps and as accurate near
-``log_p = 0`` as ``expm1`` and ``log1p`` allow, and return
-``of_label(_term, logits, labels, parameters, axis=axis, where=where)``. ``_term`` must
-be a module-level function and get everything that may be traced through
-``parameters``.
+where the second term is that of an entropy added with weight :math:`w`. For integer
+labels both come from :mod:`dal_jax.losses.softmax`, for distributions from the
+log-probabilities of all classes. To add a loss of this kind, write ``_term(log_p,
+*parameters)`` without clamps and as accurate near ``log_p = 0`` as ``expm1`` and
+``log1p`` allow, and return ``of_label(_term, logits, labels, parameters, axis=axis,
+where=where)``.
 """
 
 import functools
@@ -46,8 +46,7 @@ def of_label(
     For distributions the first part is :math:`\sum_k y_k f(\log p_k)`.
 
     Args:
-      term: elementwise and differentiable, ``(log_p, *parameters) -> loss``; a
-        function that outlives the call, since compiled code is cached by it.
+      term: elementwise and differentiable, ``(log_p, *parameters) -> loss``.
       logits: floating, ``[..., num_classes]``.
       labels: integers ``[...]`` or distributions ``[..., num_classes]``.
       parameters: floats or float arrays that broadcast with ``[...]``.
@@ -78,6 +77,33 @@ def of_label(
 def _one_a_row(axis: int, parameter: jax.Array) -> jax.Array:
     """A parameter, one for all or one a row, in the rank of the logits."""
     return jnp.expand_dims(parameter, axis) if parameter.ndim else parameter
+
+
+def with_gradient(rows: Callable[..., jax.Array], both: Callable[..., Any]) -> Any:
+    """The loss ``rows`` of integer labels, with the gradient that ``both`` returns.
+
+    For losses that look at all classes. Both functions take ``(axis, static, logits,
+    labels, parameters)``, ``static`` hashable and ``parameters`` a pytree of float
+    arrays; ``both`` returns the losses and their gradient by the logits. Derivatives by
+    the parameters are those of ``rows``.
+    """
+    rule = jax.custom_jvp(rows, nondiff_argnums=(0, 1))
+
+    def jvp(axis, static, primals, tangents):
+        logits, labels, parameters = primals
+        d_logits, _, d_parameters = tangents
+        loss, gradient = both(axis, static, *primals)
+        tangent = jnp.zeros_like(loss)
+        if not _is_zero(d_logits):
+            tangent += jnp.sum(gradient * d_logits, axis)
+        if not all(map(_is_zero, jax.tree.leaves(d_parameters))):
+            by_parameters = functools.partial(rows, axis, static, logits, labels)
+            directions = jax.tree.map(_instantiate, parameters, d_parameters)
+            tangent += jax.jvp(by_parameters, (parameters,), (directions,))[1]
+        return loss, tangent
+
+    rule.defjvp(jvp, symbolic_zeros=True)
+    return rule
 
 
 class Softmax:

@@ -65,7 +65,9 @@ def from_hidden(loss: Loss, *, rows_per_block: int | None = None) -> Callable:
     ``[num_classes]``; ``labels`` are integers ``[...]`` or distributions
     ``[..., num_classes]``; ``where`` is boolean ``[...]`` and keeps rows. The losses
     are ``[...]``. Logits and sums are float32 also for bfloat16 arguments, which are
-    multiplied as they are. Derivatives are of reverse mode; ``step`` has none.
+    multiplied as they are. Derivatives are of reverse mode; ``step`` has none. Inside
+    ``shard_map``, a kernel that all devices share is to be given as
+    ``jax.lax.pcast(kernel, axes, to="varying")``, the bias too.
 
     Args:
       loss: any ``loss(logits, labels, step)`` of the family, of each row by itself.
@@ -265,7 +267,8 @@ _mean.defvjp(_mean_forward, _mean_backward)
 def _weights(rows: _Rows) -> jax.Array:
     """What each row's loss counts in the mean."""
     if rows.kept is None:
-        return jnp.full(rows.index.shape, 1 / rows.index.size)
+        numbers = rows.hidden[..., 0].astype(jnp.float32)  # for where the rows are
+        return jnp.full_like(numbers, 1 / numbers.size)
     return rows.kept / jnp.maximum(jnp.sum(rows.kept), 1)
 
 
