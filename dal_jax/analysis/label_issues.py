@@ -94,7 +94,7 @@ def label_issues(labels: np.ndarray, probabilities: np.ndarray) -> LabelIssues:
       >>> given = np.where(np.arange(100) % 10 == 0, 1 - true, true)
       >>> audit = label_issues(given, seen / seen.sum(axis=1, keepdims=True))
       >>> audit.num_issues, audit.confused_pairs()[0][:2]
-      (10, (0, 1))
+      (10, (1, 0))
     """
     labels, probabilities = _checked(labels, probabilities)
     num_examples, num_classes = probabilities.shape
@@ -110,11 +110,12 @@ def label_issues(labels: np.ndarray, probabilities: np.ndarray) -> LabelIssues:
         given = labels[block]
         log_posterior = model.posterior(features[block], given)
         every = np.arange(len(given))
-        np.add.at(expected.T, given, np.exp(log_posterior))
+        for k in np.unique(given):
+            expected[:, k] += np.exp(log_posterior[given == k]).sum(axis=0)
         own = log_posterior[every, given].copy()
         log_posterior[every, given] = -np.inf
         other[block] = np.argmax(log_posterior, axis=1)
-        rest = np.logaddexp.reduce(log_posterior, axis=1)
+        rest = np.log(np.sum(np.exp(log_posterior), axis=1))
         odds[block] = rest - own
         score[block] = np.exp(rest)
     # Odds tell apart what rounds to a probability of 0 or 1.
