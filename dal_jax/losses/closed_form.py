@@ -79,33 +79,6 @@ def _one_a_row(axis: int, parameter: jax.Array) -> jax.Array:
     return jnp.expand_dims(parameter, axis) if parameter.ndim else parameter
 
 
-def with_gradient(rows: Callable[..., jax.Array], both: Callable[..., Any]) -> Any:
-    """The loss ``rows`` of integer labels, with the gradient that ``both`` returns.
-
-    For losses that look at all classes. Both functions take ``(axis, static, logits,
-    labels, parameters)``, ``static`` hashable and ``parameters`` a pytree of float
-    arrays; ``both`` returns the losses and their gradient by the logits. Derivatives by
-    the parameters are those of ``rows``.
-    """
-    rule = jax.custom_jvp(rows, nondiff_argnums=(0, 1))
-
-    def jvp(axis, static, primals, tangents):
-        logits, labels, parameters = primals
-        d_logits, _, d_parameters = tangents
-        loss, gradient = both(axis, static, *primals)
-        tangent = jnp.zeros_like(loss)
-        if not _is_zero(d_logits):
-            tangent += jnp.sum(gradient * d_logits, axis)
-        if not all(map(_is_zero, jax.tree.leaves(d_parameters))):
-            by_parameters = functools.partial(rows, axis, static, logits, labels)
-            directions = jax.tree.map(_instantiate, parameters, d_parameters)
-            tangent += jax.jvp(by_parameters, (parameters,), (directions,))[1]
-        return loss, tangent
-
-    rule.defjvp(jvp, symbolic_zeros=True)
-    return rule
-
-
 class Softmax:
     """What the loss and its gradient share, so that the logits are exponentiated once.
 
