@@ -1,6 +1,6 @@
 """Learning with label noise from the command line.
 
-    dal-jax NAME [--help] [--FLAG=VALUE ...]
+dal-jax NAME [--help] [--FLAG=VALUE ...]
 """
 
 import importlib

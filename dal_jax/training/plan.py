@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -19,6 +20,8 @@ from dal_jax.noise import NoiseRecord
 from dal_jax.training.dynamics import Phases, make_phases
 
 SOURCES_OF_RANDOMNESS = ("initialization", "data_order", "augmentation")
+# By this a finished run is known to need no preprocessing of its own.
+_BY_DEFAULT = MappingProxyType({"preprocess": "default"})
 Schedules = Mapping[str, Callable[[Any], Any]]
 
 
@@ -180,7 +183,7 @@ def make_plan(
             f"batch_size={options.batch_size} is larger than the training set of "
             f"{len(train)} examples: expected at most that; give a smaller batch_size"
         )
-    preprocess = preprocess or default_preprocess(train)
+    preprocess = preprocess or default_preprocess(train.input_shape, train.input_dtype)
     network = functionalize(model, _network_inputs(preprocess, train))
     num_classes = _num_classes(network, preprocess, train)
     if class_names is None:
@@ -200,7 +203,7 @@ def make_plan(
         preprocess=preprocess,
         record=record or given_labels(train, num_classes),
         class_names=class_names,
-        seeds={name: seed for name in SOURCES_OF_RANDOMNESS} | dict(seeds or {}),
+        seeds=dict.fromkeys(SOURCES_OF_RANDOMNESS, seed) | dict(seeds or {}),
         options=options,
         loss_name=loss_name or getattr(loss, "__name__", type(loss).__name__),
         schedules=schedules or {},
@@ -228,16 +231,16 @@ def as_stateful(loss: Any) -> StatefulLoss:
     return StatefulLoss(lambda: (), apply)
 
 
-def default_preprocess(train: Split) -> Preprocess:
+def default_preprocess(input_shape: Sequence[int], dtype: Any) -> Preprocess:
     """Returns what is done to inputs where nothing is asked for.
 
     Images, uint8 ``[N, height, width, channels]``, are scaled to [0, 1]; all else
     reaches the network as it is.
     """
-    if len(train.input_shape) == 3 and train.inputs.dtype == np.uint8:
+    if len(input_shape) == 3 and dtype == np.uint8:
         unit = lambda inputs: inputs.astype(jnp.float32) * (1 / 255)  # noqa: E731
-        return Preprocess(lambda keys, inputs: unit(inputs), unit)
-    return Preprocess(lambda keys, inputs: inputs, lambda inputs: inputs)
+        return Preprocess(lambda keys, inputs: unit(inputs), unit, _BY_DEFAULT)
+    return Preprocess(lambda keys, inputs: inputs, lambda inputs: inputs, _BY_DEFAULT)
 
 
 def given_labels(split: Split, num_classes: int) -> NoiseRecord:
@@ -289,9 +292,7 @@ def _num_classes(network: Functional, preprocess: Preprocess, split: Split) -> i
     return shape[-1]
 
 
-def _checked(
-    split: Split | None, what: str, num_classes: int, train: Split
-) -> Any:
+def _checked(split: Split | None, what: str, num_classes: int, train: Split) -> Any:
     if split is None:
         return None
     if split.input_shape != train.input_shape:
@@ -299,11 +300,15 @@ def _checked(
             f"{what} inputs have the shape {list(split.input_shape)} and training "
             f"inputs {list(train.input_shape)}: expected the same"
         )
-    for name, labels in (("labels", split.labels), ("clean labels", split.clean_labels)):
+    for name, labels in (
+        ("labels", split.labels),
+        ("clean labels", split.clean_labels),
+    ):
         if labels is not None and _class_numbers(labels).max(initial=0) >= num_classes:
             raise InputError(
-                f"{what} {name} go up to {_class_numbers(labels).max()} and the network "
-                f"has {num_classes} logits: expected classes 0 to {num_classes - 1}"
+                f"{what} {name} go up to {_class_numbers(labels).max()} and the "
+                f"network has {num_classes} logits: expected classes 0 to "
+                f"{num_classes - 1}"
             )
     return split
 
