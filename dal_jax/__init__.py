@@ -12,6 +12,7 @@ from dal_jax.schedules import CIFAR_SCHEDULE, DALCoefficients, dal_schedule
 
 if TYPE_CHECKING:
     from dal_jax import noise
+    from dal_jax.inference import load
 
 __version__ = "0.1.0"
 
@@ -21,14 +22,17 @@ __all__ = [
     "dal_loss",
     "dal_objective",
     "dal_schedule",
+    "load",
     "losses",
     "noise",
 ]
 
 
 def __getattr__(name: str):
-    if name == "noise":
-        import importlib
+    import importlib
 
+    if name == "noise":
         return importlib.import_module("dal_jax.noise")
+    if name == "load":
+        return importlib.import_module("dal_jax.inference").load
     raise AttributeError(f"module 'dal_jax' has no attribute {name!r}")

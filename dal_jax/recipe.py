@@ -8,13 +8,13 @@ that :func:`dal_jax.training.fit` takes.
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
 from dal_jax import data, losses, models, noise, optimizers
-from dal_jax.config import OptimizerConfig, TrainConfig
+from dal_jax.config import LossConfig, OptimizerConfig, TrainConfig
 from dal_jax.data import augment
 from dal_jax.data.statistics import image_statistics
 from dal_jax.errors import InputError, unknown_name
@@ -208,13 +208,15 @@ def ingredients(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
         config.optimizer, config.num_epochs, steps_per_epoch
     )
     return {
-        "model": _model(config, train, num_classes),
+        "model": _model(config, train.input_shape, num_classes),
         "train": train,
         "validation": prepared.validation,
         "test": prepared.test,
         "loss": make_loss(config, steps_per_epoch, num_classes, len(train)),
         "optimizer": optimizer,
-        "preprocess": _preprocess(config, train),
+        "preprocess": _preprocess(
+            config, train.input_shape, *_statistics(config, train)
+        ),
         "class_names": prepared.class_names,
         "record": prepared.record,
         "seed": config.seed,
@@ -283,9 +285,11 @@ def _options(config: TrainConfig) -> Options:
     )
 
 
-def _model(config: TrainConfig, train: data.Split, num_classes: int) -> Any:
+def _model(
+    config: TrainConfig, input_shape: Sequence[int], num_classes: int
+) -> Callable[[Any], Any]:
     side = config.augmentation.random_resized_crop
-    height, width, channels = train.input_shape
+    height, width, channels = input_shape
     shape = (height, width, channels) if side is None else (side, side, channels)
     fields = vars(config.model)
     own = {k: fields[k] for k in models.options(config.model.name) if k in fields}
@@ -304,11 +308,15 @@ def _model(config: TrainConfig, train: data.Split, num_classes: int) -> Any:
     return construct
 
 
-def _preprocess(config: TrainConfig, train: data.Split) -> augment.Preprocess:
+def _statistics(config: TrainConfig, train: data.Split) -> tuple[Any, Any]:
     mean, std = config.augmentation.mean, config.augmentation.std
-    if not mean and not std:
-        mean, std = image_statistics(train.inputs)
-    channels = train.input_shape[-1]
+    return (mean, std) if mean or std else image_statistics(train.inputs)
+
+
+def _preprocess(
+    config: TrainConfig, input_shape: Sequence[int], mean: Any, std: Any
+) -> augment.Preprocess:
+    channels = input_shape[-1]
     fits = all(len(given) in (1, channels) for given in (mean, std))
     if not fits or min(std) <= 0:
         raise InputError(
@@ -317,7 +325,60 @@ def _preprocess(config: TrainConfig, train: data.Split) -> augment.Preprocess:
             "neither to measure them"
         )
     dtype = _PRECISIONS[config.precision]
-    return augment.make_preprocess(config.augmentation, mean, std, dtype)
+    preprocess = augment.make_preprocess(config.augmentation, mean, std, dtype)
+    # What images are made before they are inputs: None leaves that as it is.
+    source = {"size": config.dataset.image_size, "channels": config.dataset.channels}
+    return preprocess._replace(description={**source, **preprocess.description})
+
+
+def of_finished_run(
+    values: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the ``model`` and ``preprocess`` of a run by names, without its data.
+
+    Args:
+      values: what ``config.json`` holds.
+      inputs: what ``preprocessing.json`` holds.
+
+    Raises:
+      InputError: a configuration of a version that knows more.
+    """
+    config, input_shape = config_of(values), inputs["input_shape"]
+    return {
+        "model": _model(config, input_shape, len(inputs["class_names"])),
+        "preprocess": _preprocess(config, input_shape, inputs["mean"], inputs["std"]),
+    }
+
+
+def config_of(values: Mapping[str, Any]) -> TrainConfig:
+    """Returns the configuration that ``config.json`` holds.
+
+    A field that is not there has its default.
+
+    Example:
+      >>> config_of(identity_of(TrainConfig(seed=3)).values) == TrainConfig(seed=3)
+      True
+    """
+    return _filled(TrainConfig, values)
+
+
+def _filled(kind: Any, values: Mapping[str, Any]) -> Any:
+    if kind is LossConfig:
+        return LossConfig(**values)
+    kinds = {field.name: field.type for field in dataclasses.fields(kind)}
+    unknown = sorted(values.keys() - kinds.keys())
+    if unknown:
+        raise InputError(
+            f"the run's configuration has the field {unknown[0]!r}, which this version "
+            "does not know: expected a run of this version or an earlier one; use the "
+            "version that made it"
+        )
+    filled = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            value = _filled(kinds[name], value)
+        filled[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**filled)
 
 
 def _plain(config: TrainConfig) -> Mapping[str, Any]:

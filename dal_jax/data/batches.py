@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dal_jax.data.images import stack
+from dal_jax.data.decode import OtherSize, decode_rows
+from dal_jax.data.images import EncodedImages, stack
 from dal_jax.data.split import InputSource, Split
 from dal_jax.errors import InputError
 
@@ -76,12 +77,71 @@ def stream(
 def _stream(
     split: Split, order: np.ndarray, threads: int, prefetch: int
 ) -> Iterator[np.ndarray]:
+    yield from _read_ahead(_Batches(split.inputs, order), threads, prefetch)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Readable:
+    """Grain's view of images that may fail to decode, a whole batch an element."""
+
+    images: EncodedImages
+    shape: tuple[int, ...]
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, step) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+        first = int(step) * self.batch_size
+        positions = np.arange(first, min(first + self.batch_size, len(self.images)))
+        out = np.empty((len(positions), *self.shape), np.uint8)
+        encoded = self.images.read(positions)
+        channels, size = self.images.channels, self.images.image_size
+        failures = {
+            row: self._reason(error)
+            for row, error in decode_rows(out, encoded, channels, size)
+        }
+        good = [row for row in range(len(positions)) if row not in failures]
+        unreadable = {int(positions[row]): why for row, why in failures.items()}
+        return positions[good], out[good] if failures else out, unreadable
+
+    def _reason(self, error: Exception) -> str:
+        height, width, _ = self.shape
+        expected = f" pixels, expected {width} x {height}"
+        return f"{error}{expected * isinstance(error, OtherSize)}"
+
+
+def readable(
+    images: EncodedImages,
+    shape: tuple[int, ...],
+    batch_size: int,
+    *,
+    workers: int | None = None,
+    prefetch: int = 2,
+) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
+    """Yields images in their order, read ahead of time, and says which do not decode.
+
+    Args:
+      images: of which nobody knows yet whether they decode.
+      shape: ``(H, W, C)`` that each must have once it is decoded.
+      batch_size: images that are read together.
+      workers: see :func:`stream`.
+      prefetch: see :func:`stream`.
+
+    Yields:
+      Of each batch the positions ``[B]`` that decode to the shape, their pixels uint8
+      ``[B, H, W, C]``, and the others' positions with what is wrong with them.
+    """
+    source = _Readable(images, tuple(shape), batch_size)
+    yield from _read_ahead(source, cores() if workers is None else workers, prefetch)
+
+
+def _read_ahead(source: Any, threads: int, prefetch: int) -> Iterator[Any]:
     import grain
 
     options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=threads * prefetch
     )
-    source: Any = _Batches(split.inputs, order)
     yield from grain.MapDataset.source(source).to_iter_dataset(options)
 
 

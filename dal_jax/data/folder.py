@@ -95,7 +95,7 @@ def _split(
 ) -> Split:
     paths, labels = [], []
     for label, name in enumerate(class_names):
-        found = _images_below(directory / name)
+        found = images_below(directory / name)
         paths += found
         labels += [label] * len(found)
     if not paths:
@@ -112,7 +112,8 @@ def _split(
     )
 
 
-def _images_below(directory: Path) -> list[str]:
+def images_below(directory: Path) -> list[str]:
+    """Returns the paths of all image files below a directory, sorted."""
     # Text throughout: a Path for each file would cost more than the listing.
     return sorted(
         f"{parent}{os.sep}{name}"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from dal_jax.errors import InputError
 from dal_jax.files import sync_directory
@@ -305,7 +306,7 @@ class Checkpoints:
         except Exception as error:
             raise StorageError(
                 f"checkpoint {step} in {self._directory} cannot be read now "
-                f"({_reason(error)}); nothing was changed: fix that, and the same "
+                f"({reason(error)}); nothing was changed: fix that, and the same "
                 "command goes on, or move it elsewhere to go on from the one before"
             ) from error
 
@@ -316,10 +317,48 @@ class Checkpoints:
         except (InputError, StorageError):
             raise
         except Exception as error:
-            raise cannot_write(self._directory, _reason(error)) from error
+            raise cannot_write(self._directory, reason(error)) from error
 
 
-def _reason(error: Exception) -> str:
+def stored(checkpoint: Path) -> dict[str, Any]:
+    """Returns shapes and dtypes of a checkpoint's arrays by name; changes nothing."""
+    return leaves.by_name(_metadata(checkpoint))
+
+
+def read(checkpoint: Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Returns some of a checkpoint's arrays by name, on the host; changes nothing.
+
+    Args:
+      checkpoint: its directory, which may be read-only.
+      names: as :func:`stored` gives them; the others are not read.
+    """
+    import orbax.checkpoint as ocp
+
+    tree = _metadata(checkpoint)
+    wanted = jax.tree_util.tree_map_with_path(
+        lambda path, x: x if leaves.name(path) in names else ocp.PLACEHOLDER, tree
+    )
+    on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    args = ocp.args.PyTreeRestore(item=wanted, restore_args=on_host)
+    found = ocp.PyTreeCheckpointHandler().restore(checkpoint / "arrays", args=args)
+    by_name = leaves.by_name(found)
+    return {name: by_name[name] for name in names}
+
+
+def config_digest(checkpoint: Path) -> int:
+    """Returns the digest of the configuration that a checkpoint was saved with."""
+    import orbax.checkpoint as ocp
+
+    return ocp.JsonCheckpointHandler().restore(checkpoint / "digest")["config"]
+
+
+def _metadata(checkpoint: Path) -> PyTree:
+    import orbax.checkpoint as ocp
+
+    return ocp.PyTreeCheckpointHandler().metadata(checkpoint / "arrays").tree
+
+
+def reason(error: Exception) -> str:
     """Returns why, in a few words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

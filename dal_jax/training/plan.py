@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 import jax
@@ -19,6 +20,8 @@ from dal_jax.noise import NoiseRecord
 from dal_jax.training.dynamics import Phases, make_phases
 
 SOURCES_OF_RANDOMNESS = ("initialization", "data_order", "augmentation")
+# By this a finished run is known to need no preprocessing of its own.
+_BY_DEFAULT = MappingProxyType({"preprocess": "default"})
 Schedules = Mapping[str, Callable[[Any], Any]]
 
 
@@ -180,7 +183,7 @@ def make_plan(
             f"batch_size={options.batch_size} is larger than the training set of "
             f"{len(train)} examples: expected at most that; give a smaller batch_size"
         )
-    preprocess = preprocess or default_preprocess(train)
+    preprocess = preprocess or default_preprocess(train.input_shape, train.input_dtype)
     network = functionalize(model, _network_inputs(preprocess, train))
     num_classes = _num_classes(network, preprocess, train)
     if class_names is None:
@@ -229,16 +232,16 @@ def as_stateful(loss: Any) -> StatefulLoss:
     return StatefulLoss(lambda: (), apply)
 
 
-def default_preprocess(train: Split) -> Preprocess:
+def default_preprocess(input_shape: Sequence[int], dtype: Any) -> Preprocess:
     """Returns what is done to inputs where nothing is asked for.
 
     Images, uint8 ``[N, height, width, channels]``, are scaled to [0, 1]; all else
     reaches the network as it is.
     """
-    if len(train.input_shape) == 3 and train.inputs.dtype == np.uint8:
+    if len(input_shape) == 3 and dtype == np.uint8:
         unit = lambda inputs: inputs.astype(jnp.float32) * (1 / 255)  # noqa: E731
-        return Preprocess(lambda keys, inputs: unit(inputs), unit)
-    return Preprocess(lambda keys, inputs: inputs, lambda inputs: inputs)
+        return Preprocess(lambda keys, inputs: unit(inputs), unit, _BY_DEFAULT)
+    return Preprocess(lambda keys, inputs: inputs, lambda inputs: inputs, _BY_DEFAULT)
 
 
 def given_labels(split: Split, num_classes: int) -> NoiseRecord:

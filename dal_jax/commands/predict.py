@@ -1,0 +1,134 @@
+"""Classifies new inputs with a finished run.
+
+    dal-jax predict --workdir=DIR --inputs=PATH --out=predictions.csv
+                    [--top=3] [--checkpoint=last|best]
+
+Inputs are a folder of images, which is searched with all that is below it, a CSV file
+with a column path, a single image, an .npy or an .npz. The CSV that is written has a
+line an input: its name, the predicted class, that class's probability, and the classes
+that follow with theirs. Inputs that cannot be read are named and left out; the exit
+status is then 3.
+"""
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from absl import flags
+
+from dal_jax import cli
+from dal_jax.errors import InputError
+from dal_jax.files import write_atomically
+
+if TYPE_CHECKING:
+    from dal_jax.data.unlabelled import Unlabelled
+    from dal_jax.inference import Classifier
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command, by default with the process's command line."""
+    cli.quiet()
+    cli.run_command(
+        _predict, _define_flags, description=__doc__, argv=argv, configured=False
+    )
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+    for name, default, text in (
+        ("workdir", None, "Of a finished run."),
+        ("inputs", None, "A folder, a .csv, an image, an .npy or an .npz."),
+        ("out", None, "CSV file to write, which must not exist."),
+        ("checkpoint", "last", "last, or best on the noisy validation examples."),
+    ):
+        flags.DEFINE_string(name, default, text, flag_values=values)
+    flags.DEFINE_integer(
+        "top",
+        3,
+        "How many classes a line has, the most probable first.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "compilation_cache",
+        True,
+        "Keep compiled programs for the next time.",
+        flag_values=values,
+    )
+
+
+def _predict(values: flags.FlagValues) -> None:
+    for name in ("workdir", "inputs", "out"):
+        if not values[name].value:
+            raise InputError(f"no --{name}: expected one; give --{name}=PATH")
+    out = Path(values.out)
+    if out.exists():
+        raise InputError(f"--out={out} exists: expected a new file; give another")
+    if not out.parent.is_dir():
+        raise InputError(
+            f"no directory {out.parent}: expected one to write {out.name} to; create "
+            "it or give another --out"
+        )
+
+    from dal_jax.data.unlabelled import find
+    from dal_jax.inference import load
+
+    if values.compilation_cache:
+        cli.use_compilation_cache()
+    classifier = load(values.workdir, values.checkpoint)
+    found = find(values.inputs)
+    unreadable: dict[str, str] = {}
+    try:
+        write_atomically(
+            out, lambda file: _write(file, classifier, found, values.top, unreadable)
+        )
+    except OSError as error:
+        raise InputError(
+            f"cannot write {out} ({error.strerror}): expected a directory of one's own "
+            "with room in it; give another --out"
+        ) from None
+    for name, why in unreadable.items():
+        print(f"left out {name}: {why}", file=sys.stderr)
+    print(f"wrote {out}: {len(found) - len(unreadable)} of {len(found)} inputs")
+    if unreadable:
+        raise SystemExit(3)
+
+
+def _write(
+    binary: BinaryIO,
+    classifier: "Classifier",
+    found: "Unlabelled",
+    top: int,
+    unreadable: dict[str, str],
+) -> None:
+    """Writes the lines as they are predicted; collects what cannot be read."""
+    from scipy.special import softmax
+    from tqdm import tqdm
+
+    top = min(top, len(classifier.class_names))
+    file = io.TextIOWrapper(binary, encoding="utf-8", newline="")
+    lines = csv.writer(file, lineterminator="\n")
+    further = [f"{x}_{i}" for i in range(2, top + 1) for x in ("class", "probability")]
+    lines.writerow(["name", "predicted", "probability", *further])
+    # disable=None: no bar where nobody watches.
+    with tqdm(total=len(found), unit="input", disable=None, leave=False) as bar:
+        for batch in classifier.in_batches(found.inputs):
+            if batch.logits.ndim != 2:
+                raise InputError(
+                    "the run predicts several labels of each input: expected one; use "
+                    "dal_jax.load(workdir).predict_proba"
+                )
+            # By logits, for probabilities that are nearly 1 may be equal.
+            order = np.argsort(-batch.logits, axis=1, kind="stable")[:, :top]
+            chosen = np.take_along_axis(softmax(batch.logits, axis=1), order, axis=1)
+            for i, classes, shares in zip(batch.positions, order, chosen, strict=True):
+                line = [found.names[i]]
+                for number, share in zip(classes, shares, strict=True):
+                    line += [classifier.class_names[number], f"{share:.6f}"]
+                lines.writerow(line)
+            unreadable |= {found.names[i]: x for i, x in batch.unreadable.items()}
+            bar.update(len(batch.positions) + len(batch.unreadable))
+    file.detach()

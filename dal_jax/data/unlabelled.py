@@ -1,0 +1,122 @@
+"""Inputs without labels, by what a person would point at.
+
+A folder of images, a list of them, a single one, or an array in a file.
+"""
+
+import csv
+import dataclasses
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dal_jax.data.folder import images_below
+from dal_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Unlabelled:
+    """Inputs, each with a name.
+
+    Attributes:
+      names: one an input: its path below the folder, its path as the list has it, or
+        its position in the array.
+      inputs: the paths of image files, or an array ``[N, ...]``.
+    """
+
+    names: Sequence[str]
+    inputs: list[str] | np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def find(path: str | os.PathLike[str]) -> Unlabelled:
+    """Returns the inputs that a path stands for; images are not yet decoded.
+
+    Args:
+      path: a folder, whose images are taken with those of the folders below it; a
+        ``.csv`` with a column ``path``, relative to the file itself; an ``.npy``; an
+        ``.npz`` with ``images`` or ``inputs`` or a single array; or an image file.
+
+    Raises:
+      InputError: nothing is there, or nothing to take inputs from.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return _folder(path)
+    if not path.exists():
+        raise InputError(
+            f"no file or folder {path}: expected images, a .csv, an .npy or an .npz; "
+            "check the path"
+        )
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return _list(path)
+    if suffix in (".npy", ".npz"):
+        array = _array(path)
+        return Unlabelled([str(i) for i in range(len(array))], array)
+    return Unlabelled([str(path)], [str(path)])
+
+
+def _folder(path: Path) -> Unlabelled:
+    paths = images_below(path)
+    if not paths:
+        raise InputError(
+            f"{path} holds no image: expected image files in it or in its folders; "
+            "check the path"
+        )
+    return Unlabelled([os.path.relpath(image, path) for image in paths], paths)
+
+
+def _list(path: Path) -> Unlabelled:
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{path} is no CSV file ({error}): expected UTF-8 text; export it again"
+        ) from None
+    names = [(row.get("path") or "").strip() for row in rows]
+    if not names or "" in names:
+        where = f"row {names.index('')} has no path" if names else "it has no row"
+        raise InputError(
+            f"{path} is no list of images ({where}): expected a column path, filled in "
+            "in every row; fix the file"
+        )
+    return Unlabelled(names, [str(path.parent / name) for name in names])
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(array, np.ndarray):
+            return _with_rows(path, array)
+        with array as archive:
+            known = [name for name in ("images", "inputs") if name in archive.files]
+            names = known or archive.files
+            if len(names) == 1:
+                return _with_rows(path, archive[names[0]])
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} does not load ({error}): expected plain numpy arrays, nothing "
+            "pickled; save it again with numpy"
+        ) from None
+    raise InputError(
+        f"{path} has the arrays {', '.join(names) or 'none'}: expected images or "
+        "inputs, or a single array; rename the one to be taken"
+    )
+
+
+def _with_rows(path: Path, array: np.ndarray) -> np.ndarray:
+    if array.ndim == 0 or len(array) == 0:
+        raise InputError(
+            f"{path} is an array of shape {list(array.shape)}: expected [N, ...] with "
+            "at least one input; save it again"
+        )
+    return array
