@@ -7,6 +7,7 @@ whatever reads it".
 
 import dataclasses
 import types
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -167,3 +168,34 @@ class TrainConfig:
     model_devices: int = 1  # devices that share the last layer's classes (jit)
     precision: str = "float32"  # float32 | bfloat16
     on_nonfinite: str = "stop"  # stop | skip
+
+
+def config_of(values: Mapping[str, Any]) -> TrainConfig | None:
+    """Returns the configuration that a run's ``config.json`` holds.
+
+    ``None`` for a run of objects, which has no configuration. A field that an earlier
+    version did not write has its default, and one that no version knows now is passed
+    over.
+
+    Example:
+      >>> config_of({"seed": 3, "dataset": {"train_size": 9}}).dataset.train_size
+      9
+      >>> config_of({"objects": {}}) is None
+      True
+    """
+    if "dataset" not in values:
+        return None
+    return _filled(TrainConfig, values)
+
+
+def _filled(kind: type, values: Mapping[str, Any]) -> Any:
+    if kind is LossConfig:
+        return LossConfig(**values)
+    given = {}
+    for field in dataclasses.fields(kind):
+        if field.name in values:
+            value = values[field.name]
+            if isinstance(value, Mapping):
+                value = _filled(field.type, value)
+            given[field.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**given)

@@ -161,8 +161,28 @@ def prepare(config: TrainConfig) -> Prepared:
       InputError: whatever is wrong with the data set or the noise asked for.
     """
     dataset = data.load(config.dataset)
+    record = apply_noise(config, dataset)
+    pool = _with_labels(dataset.train, record)
+    kept, held_out = data.validation_split(
+        len(pool), config.dataset.validation_fraction
+    )
+    return Prepared(
+        class_names=dataset.class_names,
+        train=pool.take(kept) if len(held_out) else pool,
+        record=record.take(kept) if len(held_out) else record,
+        validation=pool.take(held_out) if len(held_out) else None,
+        test=dataset.test,
+        skipped=dataset.skipped,
+    )
+
+
+def apply_noise(config: TrainConfig, dataset: data.Dataset) -> noise.NoiseRecord:
+    """Returns the noisy labels that a configuration gives to training examples.
+
+    Those that a label file takes out of training are not among them.
+    """
     pool = dataset.train
-    record = noise.apply(
+    return noise.apply(
         config.noise.kind,
         pool.labels,
         num_classes=len(dataset.class_names),
@@ -177,18 +197,12 @@ def prepare(config: TrainConfig) -> Prepared:
         class_map=config.noise.class_map or noise.class_map_for(dataset.name),
         pixel_scaling=config.noise.pixel_scaling,
     )
-    noisy = dataclasses.replace(pool, labels=record.noisy_labels)
-    kept, held_out = data.validation_split(
-        len(pool), config.dataset.validation_fraction
-    )
-    return Prepared(
-        class_names=dataset.class_names,
-        train=noisy.take(kept) if len(held_out) else noisy,
-        record=record.take(kept) if len(held_out) else record,
-        validation=noisy.take(held_out) if len(held_out) else None,
-        test=dataset.test,
-        skipped=dataset.skipped,
-    )
+
+
+def _with_labels(pool: data.Split, record: noise.NoiseRecord) -> data.Split:
+    if len(record.index) < len(pool):
+        pool = pool.take(np.flatnonzero(np.isin(pool.index, record.index)))
+    return dataclasses.replace(pool, labels=record.noisy_labels)
 
 
 def ingredients(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 import optax
 
+from dal_jax.analysis import LabelIssues, of_dynamics
 from dal_jax.data.augment import Preprocess
+from dal_jax.errors import InputError
 from dal_jax.noise import NoiseRecord
 from dal_jax.training import experiment as experiments
 from dal_jax.training import summary as summaries
@@ -72,6 +74,24 @@ class FitResult:
         if self.plan.phases is None:
             return None
         return summarize_dynamics(self.state.dynamics)
+
+    def label_issues(self) -> LabelIssues:
+        """Returns which of the training set's given labels are likely wrong.
+
+        The examples are in the order of ``plan.record``.
+
+        Raises:
+          InputError: nothing was gathered of the examples: they have several labels
+            each, or none that is a class.
+        """
+        if self.dynamics is None:
+            raise InputError(
+                "nothing was gathered of this run's examples: expected one label an "
+                "example, a class; train on such labels to audit them"
+            )
+        return of_dynamics(
+            self.plan.record.noisy_labels, self.dynamics, len(self.plan.class_names)
+        )
 
     @functools.cached_property
     def _predict_logits(self) -> Callable[[Any], np.ndarray]:
@@ -263,9 +283,17 @@ def _finish(files: Workdir, result: FitResult) -> None:
     dynamics = result.dynamics
     if is_main_process():
         if dynamics is not None:
-            files.write_npz("dynamics.npz", dynamics)
+            files.write_npz("dynamics.npz", dynamics | _names(result.plan))
         # Last, for it says that the run has finished.
         files.write_summary(result.summary)
+
+
+def _names(plan: Plan) -> dict[str, np.ndarray]:
+    """Returns the names of the training examples, where they have some, as bytes."""
+    names = plan.train.names
+    if names is None:
+        return {}
+    return {"names": np.array([os.fsencode(name) for name in names])}
 
 
 def _result(plan: Plan, run: Run) -> FitResult:

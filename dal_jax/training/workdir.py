@@ -7,9 +7,9 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -231,6 +231,10 @@ class Workdir:
                     "began; bring them back, or --overwrite to start anew"
                 )
 
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Returns the JSON object in a file of the run."""
+        return self._read(self.path / name)
+
     def read_summary(self) -> dict[str, Any] | None:
         """Returns ``summary.json``, or None for a run that has not finished."""
         path = self.path / "summary.json"
@@ -243,15 +247,16 @@ class Workdir:
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Writes a JSON file of the run, whole or not at all."""
         text = json.dumps(value, indent=2) + "\n"
-        self._write(name, lambda file: file.write(text.encode()))
+        self.write(name, lambda file: file.write(text.encode()))
 
     def write_npz(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes arrays by name as a file of the run, whole or not at all."""
-        self._write(
+        self.write(
             name, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays)
         )
 
-    def _write(self, name: str, write: Any) -> None:
+    def write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        """Writes a file of the run by a function of the open file, whole or not."""
         self._refuse(list({name} & set(self.mark.strangers())))
         with storing(self.path):
             write_atomically(self.path / name, write)
@@ -276,7 +281,7 @@ class Workdir:
                 entries.append(entry)
                 kept += line + b"\n"
         if kept != before and not finished:
-            self._write("metrics.jsonl", lambda file: file.write(kept))
+            self.write("metrics.jsonl", lambda file: file.write(kept))
         return entries
 
     def append_metrics(self, entry: Mapping[str, Any]) -> None:
