@@ -106,7 +106,7 @@ def _audit(files: Workdir) -> Audited:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             issues = of_dynamics(record.noisy_labels, arrays, len(class_names))
-            names = arrays["names"] if "names" in arrays else None
+            names = arrays.get("names")
             history = arrays["history"]
     except _UNREADABLE as error:
         if isinstance(error, InputError):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from dal_jax import data, losses, models, noise, optimizers
 from dal_jax.config import LossConfig, OptimizerConfig, TrainConfig

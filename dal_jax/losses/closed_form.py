@@ -18,7 +18,6 @@ where=where)``.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp

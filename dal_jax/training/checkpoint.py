@@ -13,6 +13,7 @@ import operator
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
