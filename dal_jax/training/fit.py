@@ -29,7 +29,7 @@ from dal_jax.training.stopping import Stop
 from dal_jax.training.storage import Directory, Entry, Nowhere
 from dal_jax.training.workdir import Workdir
 
-_STOPPED_EARLY = "stopped while preparing; the same command goes on from here"
+STOPPED_EARLY = "stopped while preparing; the same command goes on from here"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +217,7 @@ def fit(
         )
 
     stop = stop or Stop()
-    with stop.at_once(_STOPPED_EARLY):
+    with stop.at_once(STOPPED_EARLY):
         plan = refuse_together(prepare)
         experiment = refuse_together(lambda: experiments.build(plan))
     if workdir is None:
@@ -227,7 +227,7 @@ def fit(
     identity = identity or fingerprint(plan)
     with ExitStack() as held:
         files = Workdir(workdir)
-        with stop.at_once(_STOPPED_EARLY):
+        with stop.at_once(STOPPED_EARLY):
             finished = refuse_together(
                 lambda: _begin(files, plan, identity, overwrite, held)
             )
@@ -239,7 +239,7 @@ def fit(
         checkpoints = Checkpoints(files, plan.options.keep_checkpoints, best)
         storage = Directory(files, checkpoints)
         try:
-            with stop.may_leave(lambda: _STOPPED_EARLY):
+            with stop.may_leave(lambda: STOPPED_EARLY):
                 run = Run(plan, experiment, storage, stop, say, on_evaluation)
             if finished:
                 say(f"already finished; nothing changed in {files.path}")

@@ -86,9 +86,8 @@ def train(name: str, way: str, workdir: Path, images: Path, stop=None) -> None:
 
 def train_as_one_of_two(out: Path, images: Path, address: str, number: int) -> None:
     """Is refused, goes on with a run, and is stopped and goes on with others."""
-    from dal_jax import recipe
     from dal_jax.errors import InputError
-    from dal_jax.training import feed, processes, stopping
+    from dal_jax.training import feed, processes, stopping, train_and_evaluate
 
     processes.initialize(
         automatic=False, coordinator=address, num_processes=2, process_id=number
@@ -99,7 +98,7 @@ def train_as_one_of_two(out: Path, images: Path, address: str, number: int) -> N
         train("cnn", "jit", images / "train" / "0" / "0.png", images)
     except InputError as error:
         print("refused:", error, flush=True)
-    recipe.train_and_evaluate(get_config(), out / "killed")
+    train_and_evaluate(get_config(), out / "killed")
 
     class AskedAtTheThird(stopping.Stop):
         """As if a signal came before the third call of the device."""
@@ -135,9 +134,9 @@ def main() -> None:
         for way in ways_of(name) if what == "many" else ["jit"]:
             train(name, way, out / f"{name}, {way}", images)
     if what == "many":
-        from dal_jax import recipe
+        from dal_jax.training import train_and_evaluate
 
-        recipe.train_and_evaluate(get_config(), out / "killed")
+        train_and_evaluate(get_config(), out / "killed")
 
 
 if __name__ == "__main__":
