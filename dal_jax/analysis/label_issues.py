@@ -115,7 +115,8 @@ def label_issues(labels: np.ndarray, probabilities: np.ndarray) -> LabelIssues:
         own = log_posterior[every, given].copy()
         log_posterior[every, given] = -np.inf
         other[block] = np.argmax(log_posterior, axis=1)
-        rest = np.log(np.sum(np.exp(log_posterior), axis=1))
+        with np.errstate(divide="ignore"):
+            rest = np.log(np.sum(np.exp(log_posterior), axis=1))
         odds[block] = rest - own
         score[block] = np.exp(rest)
     # Odds tell apart what rounds to a probability of 0 or 1.
