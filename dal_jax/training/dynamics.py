@@ -54,20 +54,20 @@ class Dynamics(NamedTuple):
     Attributes:
       sums: float32 ``[2, N, 4]``, early and late: times seen, and the sums of the
         given label's probability, of its margin, and of its being predicted.
-      log_probabilities: float32 ``[2, N, K]``, early and late sums; ``[2, N, 0]`` where
-        they don't fit.
+      log_probabilities: float32 ``[2, N, K]``, early and late sums; ``()`` where they
+        don't fit.
       leading_classes: int32 ``[N, S]``, the classes predicted most, where the
-        log-probabilities don't fit; ``[N, 0]`` otherwise.
-      leading_weights: float32 ``[N, S]``, their summed probabilities.
+        log-probabilities don't fit; ``()`` otherwise.
+      leading_weights: float32 ``[N, S]``, their summed probabilities; likewise.
       forgetting: int32 ``[N]``, how often a right prediction became a wrong one.
       correct: bool ``[N]``, whether the last prediction was right.
       history: uint8 ``[N, columns]``, the given label's probability in 255ths.
     """
 
     sums: jax.Array
-    log_probabilities: jax.Array
-    leading_classes: jax.Array
-    leading_weights: jax.Array
+    log_probabilities: jax.Array | tuple[()]
+    leading_classes: jax.Array | tuple[()]
+    leading_weights: jax.Array | tuple[()]
     forgetting: jax.Array
     correct: jax.Array
     history: jax.Array
@@ -124,14 +124,13 @@ def init(
       (5, 10)
     """
     fits = 2 * num_examples * num_classes <= most_numbers
-    slots = 0 if fits else min(_SLOTS, num_classes)
+    sums = jnp.zeros((2, num_examples, num_classes), jnp.float32) if fits else ()
+    slots = (num_examples, min(_SLOTS, num_classes))
     return Dynamics(
         sums=jnp.zeros((2, num_examples, 4), jnp.float32),
-        log_probabilities=jnp.zeros(
-            (2, num_examples, num_classes if fits else 0), jnp.float32
-        ),
-        leading_classes=jnp.full((num_examples, slots), -1, jnp.int32),
-        leading_weights=jnp.zeros((num_examples, slots), jnp.float32),
+        log_probabilities=sums,
+        leading_classes=() if fits else jnp.full(slots, -1, jnp.int32),
+        leading_weights=() if fits else jnp.zeros(slots, jnp.float32),
         forgetting=jnp.zeros(num_examples, jnp.int32),
         correct=jnp.zeros(num_examples, bool),
         history=jnp.zeros((num_examples, phases.columns), jnp.uint8),
@@ -162,7 +161,9 @@ def observe(
       where: false for a step, or ``[batch]`` for the examples, to leave out. Logits
         that are not finite are left out anyway.
       axis_name: the mapped axis whose shards make up the batch: every device adds the
-        whole batch to its copy, so all copies stay equal.
+        whole batch to its copy, so all copies stay equal. Under ``jax.jit`` over a
+        mesh, constrain logits, labels and index to be replicated first: otherwise the
+        compiler adds up copies of all examples in every step.
 
     Example:
       >>> phases = make_phases(total_steps=4, num_epochs=2)
@@ -194,7 +195,7 @@ def observe(
     row = jnp.where(where, index, dynamics.correct.shape[0])
     forgotten = dynamics.correct[index] & ~correct
     numbers = jnp.stack([jnp.ones_like(given), given, margin, correct], axis=-1)
-    if dynamics.leading_classes.shape[1]:
+    if isinstance(dynamics.log_probabilities, tuple):
         dynamics = _follow_leading(dynamics, log_p, index, row)
     else:
         sums = dynamics.log_probabilities.at[late, row].add(log_p, mode="drop")
@@ -245,7 +246,7 @@ def summary(dynamics: Dynamics) -> dict[str, np.ndarray]:
       where those don't fit ``leading_classes`` int32 and ``leading_weights`` float32
       ``[N, S]``, heaviest first.
     """
-    host = Dynamics(*(np.asarray(x) for x in dynamics))
+    host = jax.tree.map(np.asarray, dynamics)
     early, late = host.sums
     both = early + late
     means = {
@@ -258,7 +259,7 @@ def summary(dynamics: Dynamics) -> dict[str, np.ndarray]:
         "late_mean_margin": _mean(late[:, _MARGIN], late),
         "history": host.history,
     }
-    if host.leading_classes.shape[1]:
+    if isinstance(host.log_probabilities, tuple):
         order = np.argsort(-host.leading_weights, axis=1, kind="stable")
         leading = np.take_along_axis(host.leading_classes, order, axis=1)
         return means | {
