@@ -27,12 +27,15 @@ _RIDGE = 1e-3
 # Prior examples of every class whose label is right, as a share of the class: labels
 # are right more often than not, and without it clusters that overlap drift apart.
 _PRIOR_TRUST = 0.1
-# Of the given labels, what the first turn believes.
-_FIRST_TRUST = 0.7
+# Of the given labels, what the first turn believes: less than they deserve.
+_FIRST_TRUST = 0.3
 _ITERATIONS = 30
+# Turns until covariances of their own have their whole share: at once, they could
+# stretch over classes that are still mixed, and stay so.
+_TURNS_TO_OWN = 10
 # Classes that an example may belong to: the nearest so many, and the given one.
 _CANDIDATES = 12
-_MOST_FITTED = 50_000
+_MOST_FITTED = 30_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,17 +98,18 @@ def fit(features: np.ndarray, labels: np.ndarray) -> Clusters:
     believed = np.tile((1 - _FIRST_TRUST) * share, (len(labels), 1))
     believed[np.arange(len(labels)), labels] += _FIRST_TRUST
     weights = np.ones_like(believed)
-    for _ in range(_ITERATIONS):
-        model = _maximise(points, labels, believed, weights, projection, offset)
+    nu = _DEGREES_OF_FREEDOM
+    for turn in range(_ITERATIONS):
+        own_share = _OWN_COVARIANCE * min(1.0, turn / _TURNS_TO_OWN)
+        model = _maximise(points, labels, believed, weights, own_share)
         distances = _distances(points, labels, model)
         believed = np.exp(_normalise(model._joint(distances, labels)))
-        nu = _DEGREES_OF_FREEDOM
         weights = (nu + points.shape[1]) / (nu + distances)  # 0 where infinite
-    return model
+    return dataclasses.replace(model, projection=projection, offset=offset)
 
 
-def _maximise(points, labels, believed, weights, projection, offset) -> Clusters:
-    """The M step."""
+def _maximise(points, labels, believed, weights, own_share) -> Clusters:
+    """The M step, of points that are whitened already."""
     num_classes, dimensions = believed.shape[1], points.shape[1]
     total = believed.sum(axis=0, dtype=np.float64)
     weighted = believed * weights
@@ -117,12 +121,12 @@ def _maximise(points, labels, believed, weights, projection, offset) -> Clusters
         centred = points[rows] - means[k]
         scatter[k] = (centred.T * weighted[rows, k]) @ centred
     common = scatter.sum(axis=0) / len(points)
-    ridge = _RIDGE * np.trace(common) / dimensions + 1e-12
+    ridge = _RIDGE * np.trace(common) / max(dimensions, 1) + 1e-12
     common += ridge * np.eye(dimensions)
     own = scatter / np.maximum(total, 1e-9)[:, None, None]
     # A covariance has so many numbers to estimate.
-    numbers = dimensions * (dimensions + 1) / 2
-    trust = (_OWN_COVARIANCE * total / (total + numbers))[:, None, None]
+    numbers = 1 + dimensions * (dimensions + 1) / 2
+    trust = (own_share * total / (total + numbers))[:, None, None]
     scales = trust * own + (1 - trust) * common
     roots = _inverse_root(scales)
     log_scales = np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)
@@ -134,8 +138,8 @@ def _maximise(points, labels, believed, weights, projection, offset) -> Clusters
     with np.errstate(divide="ignore"):
         log_prior = np.log(total / total.sum())
     return Clusters(
-        projection=projection,
-        offset=offset,
+        projection=np.eye(dimensions, dtype=np.float32),
+        offset=np.zeros(dimensions, np.float32),
         means=means,
         roots=roots.astype(np.float32),
         common_root=_inverse_root(common).astype(np.float32),

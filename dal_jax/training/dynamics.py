@@ -148,7 +148,6 @@ def observe(
     phases: Phases,
     *,
     where: jax.typing.ArrayLike = True,
-    axis_name: str | None = None,
 ) -> Dynamics:
     """Returns the dynamics with one batch added.
 
@@ -162,8 +161,6 @@ def observe(
       phases: from :func:`make_phases`.
       where: false for a step, or ``[batch]`` for the examples, to leave out. Logits
         that are not finite are left out anyway.
-      axis_name: the mapped axis whose shards make up the batch: every device adds the
-        whole batch to its copy, so all copies stay equal.
 
     Example:
       >>> phases = make_phases(total_steps=4, num_epochs=2)
@@ -176,10 +173,6 @@ def observe(
     """
     chex.assert_rank([logits, labels, index], [2, 1, 1])
     where = jnp.broadcast_to(jnp.asarray(where), labels.shape)
-    if axis_name is not None:
-        logits, labels, index, where = lax.all_gather(
-            (logits, labels, index, where), axis_name, tiled=True
-        )
     logits = lax.stop_gradient(logits).astype(jnp.float32)
     where &= jnp.all(jnp.isfinite(logits), axis=-1)
     logits = jnp.where(where[:, None], logits, 0)

@@ -84,7 +84,7 @@ def _of_step(plan: Plan) -> int:
         ),
         "position": jax.ShapeDtypeStruct((size,), np.int32),
     }
-    step = jax.make_jaxpr(experiments.make_train_step(plan, None))(state, batch)
+    step = jax.make_jaxpr(experiments.make_train_step(plan))(state, batch)
     texts = [_ADDRESS.sub("", str(traced)).encode() for traced in (initial, step)]
     arrays = [x for x in (*initial.consts, *step.consts) if not _is_key(x)]
     return _digest([np.frombuffer(text, np.uint8) for text in texts] + arrays)

@@ -5,13 +5,12 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 import optax
 
-from dal_jax.analysis import LabelIssues, of_dynamics
 from dal_jax.data.augment import Preprocess
 from dal_jax.errors import InputError
 from dal_jax.noise import NoiseRecord
@@ -28,6 +27,9 @@ from dal_jax.training.state import TrainState
 from dal_jax.training.stopping import Stop
 from dal_jax.training.storage import Directory, Entry, Nowhere
 from dal_jax.training.workdir import Workdir
+
+if TYPE_CHECKING:
+    from dal_jax.analysis import LabelIssues
 
 STOPPED_EARLY = "stopped while preparing; the same command goes on from here"
 
@@ -75,7 +77,7 @@ class FitResult:
             return None
         return summarize_dynamics(self.state.dynamics)
 
-    def label_issues(self) -> LabelIssues:
+    def label_issues(self) -> "LabelIssues":
         """Returns which of the training set's given labels are likely wrong.
 
         The examples are in the order of ``plan.record``.
@@ -84,6 +86,8 @@ class FitResult:
           InputError: nothing was gathered of the examples: they have several labels
             each, or none that is a class.
         """
+        from dal_jax.analysis import of_dynamics  # scipy takes its time
+
         if self.dynamics is None:
             raise InputError(
                 "nothing was gathered of this run's examples: expected one label an "
