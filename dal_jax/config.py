@@ -8,7 +8,7 @@ whatever reads it".
 import dataclasses
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 
 @dataclasses.dataclass
@@ -192,10 +192,10 @@ def _filled(kind: type, values: Mapping[str, Any]) -> Any:
     if kind is LossConfig:
         return LossConfig(**values)
     given = {}
-    for field in dataclasses.fields(kind):
-        if field.name in values:
-            value = values[field.name]
+    for name, field_kind in get_type_hints(kind).items():
+        if name in values:
+            value = values[name]
             if isinstance(value, Mapping):
-                value = _filled(field.type, value)
-            given[field.name] = tuple(value) if isinstance(value, list) else value
+                value = _filled(field_kind, value)
+            given[name] = tuple(value) if isinstance(value, list) else value
     return kind(**given)
