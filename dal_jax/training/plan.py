@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -220,7 +220,7 @@ def make_plan(
     return plan
 
 
-def as_stateful(loss: Any) -> StatefulLoss:
+def as_stateful(loss: Loss | StatefulLoss) -> StatefulLoss:
     """Returns a loss in the form that may carry a memory of every example."""
     if isinstance(loss, StatefulLoss):
         return loss
@@ -229,11 +229,10 @@ def as_stateful(loss: Any) -> StatefulLoss:
             f"the loss is a {type(loss).__name__}: expected a function (logits, "
             "labels, step) of each example's loss, or a losses.StatefulLoss"
         )
-    pure = cast(Loss, loss)
 
     def apply(logits, labels, step, memory, index):
         del index
-        return pure(logits, labels, step), memory
+        return loss(logits, labels, step), memory
 
     return StatefulLoss(lambda: (), apply)
 
