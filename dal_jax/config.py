@@ -9,7 +9,7 @@ import dataclasses
 import json
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from dal_jax.errors import InputError
 
@@ -204,7 +204,7 @@ def config_of(values: Mapping[str, Any]) -> TrainConfig | None:
 def _filled(kind: Any, values: Mapping[str, Any]) -> Any:
     if kind is LossConfig:
         return LossConfig(**values)
-    kinds = {field.name: field.type for field in dataclasses.fields(kind)}
+    kinds = get_type_hints(kind)
     unknown = sorted(values.keys() - kinds.keys())
     if unknown:
         raise InputError(

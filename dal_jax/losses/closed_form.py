@@ -56,7 +56,7 @@ def of_label(
     """
     logits, labels, axis = log_space.check(logits, labels, axis=axis, where=where)
     as_float = functools.partial(jnp.asarray, dtype=log_space.wide(logits))
-    parameters = map(as_float, parameters)
+    parameters = tuple(map(as_float, parameters))
     with_entropy = entropy_weight is not None
     if labels.ndim == logits.ndim:
         log_p = log_space.log_probs(logits.astype(log_space.wide(logits)), axis)

@@ -44,11 +44,14 @@ class _Head(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What each row has, ``[rows_of_a_block, number_of_blocks, ...]``."""
+    """What each row has, ``[rows_of_a_block, number_of_blocks, ...]``.
+
+    Or the gradient by it, which is ``None`` for integers and booleans.
+    """
 
     hidden: jax.Array
     labels: jax.Array
-    index: jax.Array
+    index: jax.Array | None
     kept: jax.Array | None
 
 
@@ -191,15 +194,17 @@ def _prepare(loss, number, hidden, kernel, labels, step, bias, where):
 
 
 def _block(rows: _Rows, number: jax.typing.ArrayLike) -> _Rows:
-    take = functools.partial(
-        jax.lax.dynamic_index_in_dim, index=number, axis=1, keepdims=False
-    )
-    hidden, labels, index, kept = jax.tree.map(take, rows)
+    hidden, labels, index, kept = _take(rows, number)
     if kept is not None:
         # Whatever a row that is left out holds, it adds nothing to the kernel's sum.
         hidden = jnp.where(kept[:, None], hidden, 0)
         labels = jnp.where(kept if labels.ndim == 1 else kept[:, None], labels, 0)
     return _Rows(hidden, labels, index, kept)
+
+
+def _take(rows: Any, number: jax.typing.ArrayLike) -> Any:
+    take = functools.partial(jax.lax.dynamic_index_in_dim, axis=1, keepdims=False)
+    return jax.tree.map(lambda x: take(x, number), rows)
 
 
 def _logits(head: _Head, hidden: jax.Array) -> jax.Array:
@@ -222,8 +227,7 @@ def _number_of_blocks(rows: _Rows) -> jax.Array:
     return jnp.arange(rows.hidden.shape[1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _losses(of_block: Callable, head: _Head, rows: _Rows, step: Any) -> jax.Array:
+def _of_rows(of_block: Callable, head: _Head, rows: _Rows, step: Any) -> jax.Array:
     """The loss of each row, ``[rows_of_a_block, number_of_blocks]``."""
 
     def next_block(_, number):
@@ -235,20 +239,26 @@ def _losses(of_block: Callable, head: _Head, rows: _Rows, step: Any) -> jax.Arra
     return jax.lax.scan(next_block, None, _number_of_blocks(rows))[1].T
 
 
+_losses = jax.custom_vjp(_of_rows, nondiff_argnums=(0,))
+
+
 def _losses_forward(of_block, head, rows, step):
     return _losses(of_block, head, rows, step), (head, rows, step)
 
 
 def _losses_backward(of_block, residuals, cotangents):
-    return *_with_gradients(of_block, *residuals, cotangents)[1:], None
+    head, rows, step = residuals
+    return *_with_gradients(of_block, head, rows, step, cotangents)[1:], None
 
 
 _losses.defvjp(_losses_forward, _losses_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _mean(of_block: Callable, head: _Head, rows: _Rows, step: Any) -> jax.Array:
+def _of_all(of_block: Callable, head: _Head, rows: _Rows, step: Any) -> jax.Array:
     return jnp.sum(_losses(of_block, head, rows, step) * _weights(rows))
+
+
+_mean = jax.custom_vjp(_of_all, nondiff_argnums=(0,))
 
 
 def _mean_forward(of_block, head, rows, step):
@@ -287,9 +297,7 @@ def _with_gradients(of_block, head, rows, step, cotangents):
         loss, transpose = jax.vjp(
             by_logits, logits, head.captured, labels if soft else None
         )
-        cotangent = jax.lax.dynamic_index_in_dim(
-            cotangents, number, axis=1, keepdims=False
-        )
+        cotangent = _take(cotangents, number)
         if kept is not None:
             loss, cotangent = (jnp.where(kept, x, 0) for x in (loss, cotangent))
         d_logits, d_captured, d_labels = transpose(cotangent.astype(loss.dtype))
