@@ -5,11 +5,11 @@ r"""CIFAR-10 as the released code of Dynamics-Aware Loss trains it.
         --config.noise.kind=file --config.noise.path=cifar10_40.npy
 
 This is the CIFAR recipe of Li et al. (2023), arXiv:2303.11562: ResNet-18 with a 3x3
-stem, 150 epochs in batches of 128, SGD with a cosine learning rate, crops and flips, and
-q from 0.6 towards 1.5 once per epoch. The label file is one of those released with the
-paper, in the original order. Without the last two flags, the run draws 40 % symmetric
-noise itself. ``--config.noise.kind=instance`` and ``asymmetric`` draw the other two.
-docs/recipes.md lists every difference from the released code.
+stem, 150 epochs in batches of 128, SGD with a cosine learning rate, crops and flips,
+and q from 0.6 towards 1.5 once per epoch. The label file is one of those released with
+the paper, in the original order. Without the last two flags, the run draws 40 %
+symmetric noise itself. ``--config.noise.kind=instance`` and ``asymmetric`` draw the
+other two. docs/recipes.md lists every difference from the released code.
 
 Accuracy: not measured here; see the paper's tables. Time: not measured; meant for a GPU
 with ``--config.precision=bfloat16``. ``benchmarks/cifar_gpu.py`` measures both. On two

@@ -7,8 +7,8 @@ r"""CIFAR-100 as the released code of Dynamics-Aware Loss trains it.
 This is the recipe of ``configs/cifar10.py`` for 100 classes. The preset also holds the
 hyper-parameters of the other losses in the released comparison, so
 ``--config.loss.name=sce`` is enough to train with one of them. Without the last two
-flags, the run draws 40 % symmetric noise itself; ``--config.noise.kind=asymmetric`` stays
-within the superclass.
+flags, the run draws 40 % symmetric noise itself; ``--config.noise.kind=asymmetric``
+stays within the superclass.
 
 Accuracy: not measured here; see the paper's tables. Time: as ``configs/cifar10.py``.
 """

@@ -11,8 +11,8 @@ Without that a comparison of losses shows little, and with more images and fewer
 there is no time for it. It reproduces no published setting.
 
 Accuracy: docs/recipes.md has the measured table, with the command. On the released
-symmetric labels at 40 %, cross entropy ends at .340 with the first seed, after memorising
-all wrong labels. Time: 75 s per run on two quiet cores, start included.
+symmetric labels at 40 %, cross entropy ends at .340 with the first seed, after
+memorising all wrong labels. Time: 75 s per run on two quiet cores, start included.
 """
 
 from dal_jax.config import (

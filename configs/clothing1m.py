@@ -6,8 +6,8 @@ r"""Clothing1M: a million clothes of 14 classes, labelled by the text around the
 
 This reproduces nothing: no recipe for this set was released with Dynamics-Aware Loss,
 and the usual one starts from a network trained on ImageNet, which a config cannot load.
-It is the mini-WebVision recipe, from scratch, with a cosine over 30 epochs (58,600 steps
-of 512 images): a place to start. Make the two lists from the set's own files once
+It is the mini-WebVision recipe, from scratch, with a cosine over 30 epochs (58,600
+steps of 512 images): a place to start. Make the two lists from the set's own files once
 (docs/recipes.md has the commands).
 
 Accuracy: none is known. Time: not measured; meant for several GPUs with

@@ -3,10 +3,10 @@
     python train.py --config=configs/digits.py
 
 This run trains a CNN of 32 and 64 channels on 1,297 images of 8x8 pixels for 60 epochs
-and tests on 500. It takes some seconds on two cores. The README's table has the accuracy
-and the command that measured it. Pixels stay in [0, 1] and the CNN has no hidden dense
-layer: of four such settings this one had the highest accuracy on a noisy validation
-split.
+and tests on 500. It takes some seconds on two cores. The README's table has the
+accuracy and the command that measured it. Pixels stay in [0, 1] and the CNN has no
+hidden dense layer: of four such settings this one had the highest accuracy on a noisy
+validation split.
 """
 
 from dal_jax.config import (
