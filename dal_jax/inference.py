@@ -184,23 +184,17 @@ class Classifier:
         Raises:
           InputError: arrays that do not fit, or none that does.
         """
-        some = False
+        good, reason = 0, ""
         for positions, batch, unreadable in self._read(self._source(inputs)):
-            some = some or len(positions) > 0
-            shape = (0, len(self.class_names))
-            logits = self._predict_logits(batch) if len(batch) else np.zeros(shape)
-            finite = np.isfinite(logits).reshape(len(logits), -1).all(axis=1)
-            if not finite.all():
-                raise InputError(
-                    f"input {positions[~finite][0]} gives logits that are not finite: "
-                    "expected finite numbers in the inputs; leave it out"
-                )
-            yield Batch(positions, logits.astype(np.float32), unreadable)
-        if not some:
+            good, reason = (
+                good + len(batch),
+                reason or next(iter(unreadable.values()), ""),
+            )
+            yield Batch(positions, self._logits_of(positions, batch), unreadable)
+        if not good:
             raise InputError(
-                f"none of the inputs can be read (the first: "
-                f"{next(iter(unreadable.values()))}): expected {self._expected}; give "
-                "others"
+                f"none of the inputs can be read (the first: {reason}): expected "
+                f"{self._expected}; give others"
             )
 
     def export(self, path: str | os.PathLike[str], format: str = "stablehlo") -> None:
@@ -254,6 +248,18 @@ class Classifier:
                 )
             logits.append(batch.logits)
         return np.concatenate(logits)
+
+    def _logits_of(self, positions: np.ndarray, batch: np.ndarray) -> np.ndarray:
+        if not len(batch):
+            return np.zeros((0, len(self.class_names)), np.float32)
+        logits = self._predict_logits(batch).astype(np.float32)
+        finite = np.isfinite(logits).reshape(len(logits), -1).all(axis=1)
+        if not finite.all():
+            raise InputError(
+                f"input {positions[~finite][0]} gives logits that are not finite: "
+                "expected finite numbers in the inputs; leave it out"
+            )
+        return logits
 
     def _probabilities(self, inputs: jax.Array) -> jax.Array:
         inputs = self._preprocess.evaluate(inputs)
