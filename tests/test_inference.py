@@ -1,7 +1,9 @@
 """A finished run as a classifier: what it predicts, takes, refuses and leaves alone."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,7 @@ from dal_jax.config import (
 from dal_jax.data import digits
 from dal_jax.data.augment import Preprocess
 from dal_jax.data.decode import decode
+from dal_jax.data.form import InputForm
 from dal_jax.errors import InputError
 from dal_jax.inference import Classifier
 from dal_jax.models import Functional
@@ -160,6 +163,13 @@ def test_a_run_of_objects_predicts_as_its_result_did(of_objects):
     )
 
 
+def test_the_example_of_the_documentation_runs(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "predict.md").read_text()
+    (code,) = re.findall(r"<!-- test: objects -->\n```python\n(.*?)```", page, re.S)
+    exec(code, {})
+    assert float(capsys.readouterr().out) > 0.9
+
+
 def test_a_run_of_objects_asks_for_them(of_objects, tmp_path):
     workdir, _ = of_objects
     with pytest.raises(InputError, match=r"one of objects.* give model="):
@@ -242,11 +252,8 @@ def resizing(size, channels, shape=(4, 4, 1)):
         default_preprocess(shape, np.uint8),
         (),
         (),
-        class_names=tuple(map(str, range(np.prod(shape)))),
-        input_shape=shape,
-        input_dtype=np.dtype(np.uint8),
-        size=size,
-        channels=channels,
+        InputForm(shape, np.dtype(np.uint8), size, channels),
+        tuple(map(str, range(np.prod(shape)))),
     )
 
 

@@ -1,8 +1,10 @@
 """``dal-jax export``: files that run elsewhere and predict the same."""
 
+import errno
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,6 +101,31 @@ def test_onnx_asks_for_the_extra_where_it_is_missing(command, monkeypatch, tmp_p
     status, _, errors = command(out=tmp_path / "out", format="onnx")
     assert status == 2
     assert "pip install 'dal_jax[onnx]'" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_onnx_has_no_words_for_is_refused_in_a_line(
+    command, monkeypatch, tmp_path
+):
+    def to_onnx(function, **options):
+        raise NotImplementedError("no plugin\nfor eigh")
+
+    stub = SimpleNamespace(to_onnx=to_onnx)
+    monkeypatch.setattr("dal_jax.export._jax2onnx", lambda: stub)
+    status, _, errors = command(out=tmp_path / "out", format="onnx")
+    assert status == 2
+    assert "NotImplementedError: no plugin for eigh" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_is_said_in_a_line(command, monkeypatch, tmp_path):
+    def full(path, write):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dal_jax.inference.write_atomically", full)
+    status, _, errors = command(out=tmp_path / "out")
+    assert status == 2
+    assert "No space left on device" in errors
     assert list(tmp_path.iterdir()) == []
 
 
