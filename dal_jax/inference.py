@@ -82,34 +82,14 @@ def load(
         size=run.inputs.get("size"),
         channels=run.inputs.get("channels"),
     )
-    if "objects" in run.config:
-        preprocess = preprocess or _default_preprocess(run, form)
-        if model is None:
-            raise InputError(
-                f"the run in {run.path} is one of objects, not of names: expected the "
-                "network that it trained; give model="
-            )
-    elif model is not None or preprocess is not None:
-        raise InputError(
-            f"the run in {run.path} is one of names and knows its own network and "
-            "preprocessing: leave out model and preprocess"
-        )
-    else:
-        from dal_jax import recipe
-
-        named = recipe.of_finished_run(run.config, run.inputs)
-        model, preprocess = named["model"], named["preprocess"]
+    model, preprocess = _objects(run, form, model, preprocess)
     dtype = jax.dtypes.canonicalize_dtype(form.dtype)
     example = jax.ShapeDtypeStruct((2, *form.shape), dtype)
     network = functionalize(model, jax.eval_shape(preprocess.evaluate, example))
     abstract = jax.eval_shape(network.init, jax.random.key(0))
-    return Classifier(
-        network,
-        preprocess,
-        *run.predictor(checkpoint, abstract),
-        form,
-        tuple(run.inputs["class_names"]),
-    )
+    params, model_state = run.predictor(checkpoint, abstract)
+    class_names = tuple(run.inputs["class_names"])
+    return Classifier(network, preprocess, params, model_state, form, class_names)
 
 
 class Classifier:
@@ -254,7 +234,8 @@ class Classifier:
 
     def _probabilities(self, inputs: jax.Array) -> jax.Array:
         inputs = self._preprocess.evaluate(inputs)
-        logits, _ = self._network.apply(*self._variables, inputs, False)
+        params, model_state = self._variables
+        logits, _ = self._network.apply(params, model_state, inputs, False)
         return jax.nn.softmax(logits.astype(jnp.float32))
 
     @functools.cached_property
@@ -262,16 +243,34 @@ class Classifier:
         return make_predict_logits(
             self._network,
             self._preprocess,
-            *self._variables,
+            self._variables[0],
+            self._variables[1],
             input_shape=self.form.shape,
             batch_size=self.form.batch_size,
         )
 
 
-def _default_preprocess(run: FinishedRun, form: InputForm) -> Preprocess:
-    if run.inputs.get("preprocess") != "default":
+def _objects(
+    run: FinishedRun, form: InputForm, model: Any, preprocess: Preprocess | None
+) -> tuple[Any, Preprocess]:
+    """Returns the network and the preprocessing of a run."""
+    if "objects" not in run.config:
+        if model is not None or preprocess is not None:
+            raise InputError(
+                f"the run in {run.path} is one of names and knows its own network and "
+                "preprocessing: leave out model and preprocess"
+            )
+        from dal_jax import recipe
+
+        return recipe.of_finished_run(run.config, run.inputs)
+    if model is None:
+        raise InputError(
+            f"the run in {run.path} is one of objects, not of names: expected the "
+            "network that it trained; give model= to dal_jax.load"
+        )
+    if preprocess is None and run.inputs.get("preprocess") != "default":
         raise InputError(
             f"the run in {run.path} preprocessed its inputs in a way of its own: "
-            "expected the same; give preprocess="
+            "expected the same; give preprocess= to dal_jax.load"
         )
-    return default_preprocess(form.shape, form.dtype)
+    return model, preprocess or default_preprocess(form.shape, form.dtype)

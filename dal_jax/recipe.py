@@ -332,8 +332,8 @@ def _preprocess(
 
 def of_finished_run(
     values: Mapping[str, Any], inputs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Returns the ``model`` and ``preprocess`` of a run by names, without its data.
+) -> tuple[Any, augment.Preprocess]:
+    """Returns the network and the preprocessing of a run by names, without its data.
 
     Args:
       values: what ``config.json`` holds.
@@ -343,10 +343,10 @@ def of_finished_run(
       InputError: a configuration of a version that knows more.
     """
     config, input_shape = config_of(values), inputs["input_shape"]
-    return {
-        "model": _model(config, input_shape, len(inputs["class_names"])),
-        "preprocess": _preprocess(config, input_shape, inputs["mean"], inputs["std"]),
-    }
+    return (
+        _model(config, input_shape, len(inputs["class_names"])),
+        _preprocess(config, input_shape, inputs["mean"], inputs["std"]),
+    )
 
 
 def config_of(values: Mapping[str, Any]) -> TrainConfig:

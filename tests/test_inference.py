@@ -226,14 +226,14 @@ def test_network_and_preprocessing_are_made_without_the_data():
         )
     )
     values = json.loads(json.dumps(recipe.identity_of(config).values))
-    made = recipe.of_finished_run(values, inputs)
+    model, preprocess = recipe.of_finished_run(values, inputs)
     images = prepared.test.inputs
     np.testing.assert_array_equal(
-        made["preprocess"].evaluate(images), trained["preprocess"].evaluate(images)
+        preprocess.evaluate(images), trained["preprocess"].evaluate(images)
     )
     shapes = [
         jax.tree.map(jnp.shape, nnx.to_pure_dict(nnx.state(model(nnx.Rngs(0)))))
-        for model in (made["model"], trained["model"])
+        for model in (model, trained["model"])
     ]
     assert shapes[0] == shapes[1]
 

@@ -98,8 +98,9 @@ class InputForm:
             raise InputError(
                 f"the run was trained on {self} and not on images: give an array"
             )
-        paths = tuple(map(os.fspath, paths))
-        return FileImages(self._image_channels, self.size, paths)
+        return FileImages(
+            self._image_channels, self.size, tuple(os.fspath(path) for path in paths)
+        )
 
     def _array(self, array: np.ndarray) -> np.ndarray | EncodedImages:
         if self._is_image and array.dtype == np.uint8 and array.ndim in (3, 4):

@@ -359,8 +359,8 @@ def read(checkpoint: Path, names: Collection[str]) -> dict[str, np.ndarray]:
     )
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     args = ocp.args.PyTreeRestore(item=wanted, restore_args=on_host)
-    found = ocp.PyTreeCheckpointHandler().restore(checkpoint / "arrays", args=args)
-    by_name = leaves.by_name(found)
+    handler: Any = ocp.PyTreeCheckpointHandler()
+    by_name = leaves.by_name(handler.restore(checkpoint / "arrays", args=args))
     return {name: by_name[name] for name in names}
 
 
@@ -368,13 +368,15 @@ def config_digest(checkpoint: Path) -> int:
     """Returns the digest of the configuration that a checkpoint was saved with."""
     import orbax.checkpoint as ocp
 
-    return ocp.JsonCheckpointHandler().restore(checkpoint / "digest")["config"]
+    handler: Any = ocp.JsonCheckpointHandler()
+    return handler.restore(checkpoint / "digest")["config"]
 
 
 def _metadata(checkpoint: Path) -> PyTree:
     import orbax.checkpoint as ocp
 
-    return ocp.PyTreeCheckpointHandler().metadata(checkpoint / "arrays").tree
+    handler: Any = ocp.PyTreeCheckpointHandler()
+    return handler.metadata(checkpoint / "arrays").tree
 
 
 def _move(source: Path, target: Path) -> None:
