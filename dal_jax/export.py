@@ -60,15 +60,24 @@ def _stablehlo(function: Function, shape: tuple[int, ...], dtype: Any) -> bytes:
 
 
 def _onnx(function: Function, shape: tuple[int, ...], dtype: Any) -> bytes:
+    jax2onnx = _jax2onnx()
     inputs = jax.ShapeDtypeStruct(("batch", *shape), dtype)
-    model = _jax2onnx().to_onnx(
-        function,
-        inputs=[inputs],
-        model_name="dal_jax",
-        input_names=["inputs"],
-        output_names=["probabilities"],
-    )
-    return model.SerializeToString()
+    try:
+        model = jax2onnx.to_onnx(
+            function,
+            inputs=[inputs],
+            model_name="dal_jax",
+            input_names=["inputs"],
+            output_names=["probabilities"],
+        )
+        return model.SerializeToString()
+    except Exception as error:
+        # It does not know every operation of JAX, and raises what it likes.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise InputError(
+            f"jax2onnx cannot write this network ({reason}): expected operations that "
+            "it knows; take format stablehlo"
+        ) from error
 
 
 def _jax2onnx() -> Any:

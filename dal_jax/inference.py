@@ -3,7 +3,7 @@
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +14,7 @@ from scipy.special import softmax
 
 from dal_jax import export
 from dal_jax.data.augment import Preprocess
-from dal_jax.data.batches import readable
-from dal_jax.data.images import (
-    ArrayImages,
-    EncodedImages,
-    FileImages,
-    with_channel_axis,
-)
-from dal_jax.data.unlabelled import find
+from dal_jax.data.form import InputForm
 from dal_jax.errors import InputError
 from dal_jax.files import write_atomically
 from dal_jax.models import Functional, functionalize
@@ -30,10 +23,6 @@ from dal_jax.training.plan import default_preprocess
 from dal_jax.training.predict import make_predict_logits
 
 PyTree = Any
-
-# A batch takes about so many bytes of inputs: some 40 images of 256 x 256.
-_BATCH_BYTES = 2**23
-_LARGEST_BATCH = 512
 
 
 class Batch(NamedTuple):
@@ -87,37 +76,20 @@ def load(
       [0, 1, 1]
     """
     run = FinishedRun(workdir)
-    shape, dtype = tuple(run.inputs["input_shape"]), np.dtype(run.inputs["input_dtype"])
-    if "objects" in run.config:
-        preprocess = preprocess or _default_preprocess(run, shape, dtype)
-        if model is None:
-            raise InputError(
-                f"the run in {run.path} is one of objects, not of names: expected the "
-                "network that it trained; give model="
-            )
-    elif model is not None or preprocess is not None:
-        raise InputError(
-            f"the run in {run.path} is one of names and knows its own network and "
-            "preprocessing: leave out model and preprocess"
-        )
-    else:
-        from dal_jax import recipe
-
-        named = recipe.of_finished_run(run.config, run.inputs)
-        model, preprocess = named["model"], named["preprocess"]
-    example = jax.ShapeDtypeStruct((2, *shape), jax.dtypes.canonicalize_dtype(dtype))
-    network = functionalize(model, jax.eval_shape(preprocess.evaluate, example))
-    abstract = jax.eval_shape(network.init, jax.random.key(0))
-    return Classifier(
-        network,
-        preprocess,
-        *run.predictor(checkpoint, abstract),
-        class_names=tuple(run.inputs["class_names"]),
-        input_shape=shape,
-        input_dtype=dtype,
+    form = InputForm(
+        tuple(run.inputs["input_shape"]),
+        np.dtype(run.inputs["input_dtype"]),
         size=run.inputs.get("size"),
         channels=run.inputs.get("channels"),
     )
+    model, preprocess = _objects(run, form, model, preprocess)
+    dtype = jax.dtypes.canonicalize_dtype(form.dtype)
+    example = jax.ShapeDtypeStruct((2, *form.shape), dtype)
+    network = functionalize(model, jax.eval_shape(preprocess.evaluate, example))
+    abstract = jax.eval_shape(network.init, jax.random.key(0))
+    params, model_state = run.predictor(checkpoint, abstract)
+    class_names = tuple(run.inputs["class_names"])
+    return Classifier(network, preprocess, params, model_state, form, class_names)
 
 
 class Classifier:
@@ -134,9 +106,8 @@ class Classifier:
       :func:`dal_jax.data.unlabelled.find`.
 
     Attributes:
+      form: of one input, as the run was trained on.
       class_names: one a class.
-      input_shape: of one input, as the run was trained on.
-      input_dtype: likewise.
     """
 
     def __init__(
@@ -145,19 +116,13 @@ class Classifier:
         preprocess: Preprocess,
         params: PyTree,
         model_state: PyTree,
-        *,
+        form: InputForm,
         class_names: tuple[str, ...],
-        input_shape: tuple[int, ...],
-        input_dtype: np.dtype,
-        size: int | None,
-        channels: int | None,
     ):
         """Takes a network as pure functions, its arrays, and what its inputs are."""
-        self.class_names = class_names
-        self.input_shape, self.input_dtype = input_shape, input_dtype
+        self.form, self.class_names = form, class_names
         self._network, self._preprocess = network, preprocess
         self._variables = jax.device_put((params, model_state))
-        self._size, self._channels = size, channels
 
     def predict(self, inputs: Any) -> np.ndarray:
         """Returns the numbers of the predicted classes, ints ``[N]``.
@@ -184,23 +149,15 @@ class Classifier:
         Raises:
           InputError: arrays that do not fit, or none that does.
         """
-        some = False
-        for positions, batch, unreadable in self._read(self._source(inputs)):
-            some = some or len(positions) > 0
-            shape = (0, len(self.class_names))
-            logits = self._predict_logits(batch) if len(batch) else np.zeros(shape)
-            finite = np.isfinite(logits).reshape(len(logits), -1).all(axis=1)
-            if not finite.all():
-                raise InputError(
-                    f"input {positions[~finite][0]} gives logits that are not finite: "
-                    "expected finite numbers in the inputs; leave it out"
-                )
-            yield Batch(positions, logits.astype(np.float32), unreadable)
-        if not some:
+        good, reason = 0, ""
+        for positions, batch, unreadable in self.form.batches(inputs):
+            good += len(batch)
+            reason = reason or next(iter(unreadable.values()), "")
+            yield Batch(positions, self._logits_of(positions, batch), unreadable)
+        if not good:
             raise InputError(
-                f"none of the inputs can be read (the first: "
-                f"{next(iter(unreadable.values()))}): expected {self._expected}; give "
-                "others"
+                f"none of the inputs can be read (the first: {reason}): expected "
+                f"{self.form}; give others"
             )
 
     def export(self, path: str | os.PathLike[str], format: str = "stablehlo") -> None:
@@ -215,7 +172,8 @@ class Classifier:
           format: ``"stablehlo"``, read by ``jax.export.deserialize``, or ``"onnx"``.
 
         Raises:
-          InputError: the file exists, or the format cannot be written.
+          InputError: the file exists or cannot be written, or the network cannot be
+            written in that format.
         """
         path = Path(path)
         beside = path.with_name(f"{path.name}.json")
@@ -229,20 +187,27 @@ class Classifier:
                 "create it or give another path"
             )
         content = export.serialize(
-            self._probabilities, self.input_shape, self.input_dtype, format
+            self._probabilities, self.form.shape, self.form.dtype, format
         )
         described = {
             "format": format,
-            "input_shape": ["batch", *self.input_shape],
-            "input_dtype": str(self.input_dtype),
-            "size": self._size,
-            "channels": self._channels,
+            "input_shape": ["batch", *self.form.shape],
+            "input_dtype": str(self.form.dtype),
+            "size": self.form.size,
+            "channels": self.form.channels,
             "output": "probabilities",
             "class_names": list(self.class_names),
         }
         text = json.dumps(described, indent=2) + "\n"
-        write_atomically(beside, lambda file: file.write(text.encode()))
-        write_atomically(path, lambda file: file.write(content))
+        try:
+            write_atomically(path, lambda file: file.write(content))
+            write_atomically(beside, lambda file: file.write(text.encode()))
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise InputError(
+                f"cannot write {path} ({error.strerror}): expected a directory of "
+                "one's own with room in it; give another path"
+            ) from error
 
     def _logits(self, inputs: Any) -> np.ndarray:
         logits = []
@@ -250,14 +215,27 @@ class Classifier:
             for position, why in batch.unreadable.items():
                 raise InputError(
                     f"input {position} cannot be read ({why}): expected "
-                    f"{self._expected}; fix it or leave it out"
+                    f"{self.form}; fix it or leave it out"
                 )
             logits.append(batch.logits)
         return np.concatenate(logits)
 
+    def _logits_of(self, positions: np.ndarray, batch: np.ndarray) -> np.ndarray:
+        if not len(batch):
+            return np.zeros((0, len(self.class_names)), np.float32)
+        logits = self._predict_logits(batch).astype(np.float32)
+        finite = np.isfinite(logits).reshape(len(logits), -1).all(axis=1)
+        if not finite.all():
+            raise InputError(
+                f"input {positions[~finite][0]} gives logits that are not finite: "
+                "expected finite numbers in the inputs; leave it out"
+            )
+        return logits
+
     def _probabilities(self, inputs: jax.Array) -> jax.Array:
         inputs = self._preprocess.evaluate(inputs)
-        logits, _ = self._network.apply(*self._variables, inputs, False)
+        params, model_state = self._variables
+        logits, _ = self._network.apply(params, model_state, inputs, False)
         return jax.nn.softmax(logits.astype(jnp.float32))
 
     @functools.cached_property
@@ -265,90 +243,34 @@ class Classifier:
         return make_predict_logits(
             self._network,
             self._preprocess,
-            *self._variables,
-            input_shape=self.input_shape,
-            batch_size=self._batch_size,
+            self._variables[0],
+            self._variables[1],
+            input_shape=self.form.shape,
+            batch_size=self.form.batch_size,
         )
 
-    @property
-    def _batch_size(self) -> int:
-        of_one = int(np.prod(self.input_shape)) * self.input_dtype.itemsize
-        fitting = max(_BATCH_BYTES // of_one, 1)
-        return min(1 << (fitting.bit_length() - 1), _LARGEST_BATCH)
 
-    def _read(
-        self, source: np.ndarray | EncodedImages
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
-        if isinstance(source, EncodedImages):
-            yield from readable(source, self.input_shape, self._batch_size)
-            return
-        for first in range(0, len(source), self._batch_size):
-            batch = np.asarray(source[first : first + self._batch_size])
-            yield first + np.arange(len(batch)), batch, {}
-
-    def _source(self, inputs: Any) -> np.ndarray | EncodedImages:
-        """Returns an array as in training, or images to be made such."""
-        if isinstance(inputs, str | os.PathLike):
-            inputs = find(inputs).inputs
-        if isinstance(inputs, list | tuple) and inputs and _are_paths(inputs):
-            return self._files(inputs)
-        return self._array(np.asanyarray(inputs))
-
-    def _files(self, paths: Sequence[str | os.PathLike[str]]) -> EncodedImages:
-        if not self._takes_images:
+def _objects(
+    run: FinishedRun, form: InputForm, model: Any, preprocess: Preprocess | None
+) -> tuple[Any, Preprocess]:
+    """Returns the network and the preprocessing of a run."""
+    if "objects" not in run.config:
+        if model is not None or preprocess is not None:
             raise InputError(
-                f"the run was trained on {self._expected} and not on images: give an "
-                "array"
+                f"the run in {run.path} is one of names and knows its own network and "
+                "preprocessing: leave out model and preprocess"
             )
-        paths = tuple(map(os.fspath, paths))
-        return FileImages(self._image_channels, self._size, paths)
+        from dal_jax import recipe
 
-    def _array(self, array: np.ndarray) -> np.ndarray | EncodedImages:
-        if self._takes_images and array.dtype == np.uint8 and array.ndim in (3, 4):
-            array = with_channel_axis(array)
-            changes = self._size is not None or self._channels is not None
-            fits = array.shape[1:] == self.input_shape
-            if len(array) and not fits and changes and array.shape[-1] in (1, 3):
-                return ArrayImages(self._image_channels, self._size, array)
-        same = array.dtype == self.input_dtype or (
-            array.dtype.kind == self.input_dtype.kind and array.dtype.kind in "fi"
+        return recipe.of_finished_run(run.config, run.inputs)
+    if model is None:
+        raise InputError(
+            f"the run in {run.path} is one of objects, not of names: expected the "
+            "network that it trained; give model= to dal_jax.load"
         )
-        if not same or array.shape[1:] != self.input_shape or not len(array):
-            raise InputError(
-                f"inputs are {array.dtype} {list(array.shape)}: expected "
-                f"{self._expected}; convert them"
-            )
-        return array
-
-    @property
-    def _takes_images(self) -> bool:
-        return self.input_dtype == np.uint8 and len(self.input_shape) == 3
-
-    @property
-    def _image_channels(self) -> int:
-        return self._channels or self.input_shape[-1]
-
-    @property
-    def _expected(self) -> str:
-        shape = ", ".join(map(str, ("N", *self.input_shape)))
-        array = f"{self.input_dtype} [{shape}], as in training"
-        if not self._takes_images:
-            return array
-        height, width, _ = self.input_shape
-        sides = f" of {width} x {height} pixels" if self._size is None else ""
-        return f"image files{sides} or {array}"
-
-
-def _are_paths(inputs: Sequence[Any]) -> bool:
-    return all(isinstance(one, str | os.PathLike) for one in inputs)
-
-
-def _default_preprocess(
-    run: FinishedRun, shape: tuple[int, ...], dtype: np.dtype
-) -> Preprocess:
-    if run.inputs.get("preprocess") != "default":
+    if preprocess is None and run.inputs.get("preprocess") != "default":
         raise InputError(
             f"the run in {run.path} preprocessed its inputs in a way of its own: "
-            "expected the same; give preprocess="
+            "expected the same; give preprocess= to dal_jax.load"
         )
-    return default_preprocess(shape, dtype)
+    return model, preprocess or default_preprocess(form.shape, form.dtype)

@@ -276,8 +276,8 @@ def _preprocess(
 
 def of_finished_run(
     values: Mapping[str, Any], inputs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Returns the ``model`` and ``preprocess`` of a run by names, without its data.
+) -> tuple[Any, augment.Preprocess]:
+    """Returns the network and the preprocessing of a run by names, without its data.
 
     Args:
       values: what ``config.json`` holds.
@@ -292,7 +292,7 @@ def of_finished_run(
             "the run was made of objects, which its directory does not hold: expected "
             "the same model again; pass model=..., and preprocess=... if it had one"
         )
-    return {
-        "model": _model(config, input_shape, len(inputs["class_names"])),
-        "preprocess": _preprocess(config, input_shape, inputs["mean"], inputs["std"]),
-    }
+    return (
+        _model(config, input_shape, len(inputs["class_names"])),
+        _preprocess(config, input_shape, inputs["mean"], inputs["std"]),
+    )

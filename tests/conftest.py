@@ -210,3 +210,37 @@ def start_script(start_shared_script) -> Any:
     yield start
     for process in started:
         process.kill()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, compilation_cache) -> Path:
+    """A finished run on digits whose best checkpoint is not its last; only to read."""
+    from dal_jax import recipe
+    from dal_jax.config import DatasetConfig, ModelConfig, OptimizerConfig, TrainConfig
+
+    config = TrainConfig(
+        dataset=DatasetConfig(train_size=400, validation_fraction=0.2),
+        model=ModelConfig("cnn", channels=(8,), hidden=(16,)),
+        optimizer=OptimizerConfig(learning_rate=0.3, schedule="constant"),
+        num_epochs=6,
+        batch_size=32,
+        checkpoint_every=1,
+    )
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    recipe.train_and_evaluate(config, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def test_images(tmp_path_factory) -> Path:
+    """The test images of digits, in their order, as a folder with folders in it."""
+    from PIL import Image
+
+    from dal_jax.data import digits
+
+    folder = tmp_path_factory.mktemp("images")
+    for number, image in enumerate(digits.load().test.inputs):
+        below = folder / f"part{number // 250}"
+        below.mkdir(exist_ok=True)
+        Image.fromarray(image[..., 0]).save(below / f"{number:03d}.png")
+    return folder
