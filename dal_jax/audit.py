@@ -104,9 +104,9 @@ def _audit(files: Workdir) -> Audited:
     record = NoiseRecord.load(files.noise)
     class_names = files.read_json("preprocessing.json")["class_names"]
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             issues = of_dynamics(record.noisy_labels, arrays, len(class_names))
-            names = arrays["names"] if "names" in arrays else None
+            names = arrays.get("names")
             history = arrays["history"]
     except _UNREADABLE as error:
         if isinstance(error, InputError):
@@ -143,6 +143,7 @@ def write_files(
     """
     files = audit.files
     files.mark.claim(adopt=True)
+    files.refuse_strangers(TABLE, FIGURES, PAGE)
     table = io.BytesIO()
     write_table(table, audit.issues, audit.record.index, audit.class_names, audit.names)
     path = files.path / TABLE
