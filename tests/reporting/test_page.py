@@ -4,8 +4,10 @@ import dataclasses
 import re
 import shutil
 import subprocess
+import sys
 from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,3 +237,17 @@ def test_opens_in_a_browser_at_a_phones_width(tmp_path):
         timeout=120,
     ).stdout
     assert "<title>390 px, 2 of 4 shown</title>" in seen
+
+
+def test_reporting_knows_neither_jax_nor_a_run():
+    directory = Path(figures.__file__).parent
+    lines = [
+        line.split()[1]
+        for path in directory.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if re.match(r"\s*(from|import) ", line)
+    ]
+    packages = {name.split(".")[0] for name in lines} - set(sys.stdlib_module_names)
+    assert packages == {"dal_jax", "numpy", "jinja2", "matplotlib", "PIL"}
+    ours = {name for name in lines if name.startswith("dal_jax")}
+    assert all(name.startswith("dal_jax.reporting") for name in ours)
