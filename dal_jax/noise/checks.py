@@ -75,7 +75,7 @@ def check_index(index: Any, num_examples: int) -> np.ndarray:
         )
     if index.min() < 0 or len(np.unique(index)) != num_examples:
         raise InputError(
-            "index: expected original indices of 0 or more, each only once; give each "
+            "index: expected original indices of 0 or more, each one once; give each "
             "example's index in its source"
         )
     return index.astype(np.int64)
@@ -98,9 +98,7 @@ def check_rate(rate: float) -> float:
       1.0
     """
     if isinstance(rate, str | bool) or not 0 <= rate <= 1:
-        raise InputError(
-            f"noise rate {rate!r} is outside [0, 1]; write 40 % as 0.4"
-        )
+        raise InputError(f"noise rate {rate!r} is outside [0, 1]; write 40 % as 0.4")
     return float(rate)
 
 
