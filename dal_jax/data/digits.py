@@ -6,6 +6,7 @@ They need neither network nor files, so they are what the first command trains o
 import gzip
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,4 +68,5 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
             return rows[:, :-1], rows[:, -1].astype(int)
     from sklearn.datasets import load_digits
 
-    return load_digits(return_X_y=True)
+    digits: Any = load_digits()
+    return digits.data, digits.target
