@@ -73,7 +73,9 @@ def _shown(issues: LabelIssues, top: int) -> list[int]:
     first = issues.order[: issues.num_issues]
     by_class = first[np.argsort(issues.given[first], kind="stable")]
     starts = np.flatnonzero(np.diff(issues.given[by_class], prepend=-1))
-    further = {int(i) for s in starts for i in _same(issues.given, by_class, s)}
+    further = {
+        int(i) for s in starts.tolist() for i in _same(issues.given, by_class, s)
+    }
     # No more than the page was asked for once again.
     extra = sorted(further - chosen, key=issues.rank.__getitem__)[:top]
     return sorted([*chosen, *extra], key=issues.rank.__getitem__)
