@@ -269,7 +269,8 @@ def _begin(
     if not overwrite and files.read_summary() is not None:
         return True
     files.begin(*of_run, plan.record, overwrite=overwrite)
-    files.write_json("preprocessing.json", describe_inputs(plan))
+    if not (files.path / "preprocessing.json").exists():
+        files.write_json("preprocessing.json", describe_inputs(plan))
     return False
 
 

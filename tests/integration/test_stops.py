@@ -91,7 +91,8 @@ def test_signals_in_the_middle_of_an_epoch(
 STUCK = """
 import ctypes, dataclasses, sys, time
 from dal_jax import noise
-from dal_jax.training import command, experiment, stopping
+from dal_jax.commands import train as command
+from dal_jax.training import experiment, stopping
 
 place, way = sys.argv[1:3]
 del sys.argv[1:3]
@@ -122,7 +123,7 @@ if place == "noise":
 else:
     build = experiment.build
     experiment.build = lambda *arguments: changed(build(*arguments))
-command.main("test")
+command.main()
 """
 
 

@@ -60,6 +60,7 @@ def ways_of(name: str) -> list[str]:
 def train(name: str, way: str, workdir: Path, images: Path, stop=None) -> None:
     """Trains a case in a way."""
     from dal_jax import recipe
+    from dal_jax.training import fit
     from dal_jax.models.resnet import BasicBlock, ResNet
     from dal_jax.training import parallel
 
@@ -81,7 +82,7 @@ def train(name: str, way: str, workdir: Path, images: Path, stop=None) -> None:
             rngs=rngs,
         )
     identity = recipe.identity_of(config)
-    recipe.fit(**objects, workdir=workdir, identity=identity, stop=stop)
+    fit(**objects, workdir=workdir, identity=identity, stop=stop)
 
 
 def train_as_one_of_two(out: Path, images: Path, address: str, number: int) -> None:

@@ -10,6 +10,7 @@ import pytest
 from dal_jax import losses, recipe
 from dal_jax.config import AugmentationConfig, DatasetConfig, ModelConfig, TrainConfig
 from dal_jax.training import experiment as experiments
+from dal_jax.training import fit
 from dal_jax.training.plan import make_plan
 from dal_jax.training.state import TrainMetrics
 
@@ -99,7 +100,7 @@ def test_a_derived_seed_can_be_written_out(base):
 
 def test_two_whole_runs_are_the_same_bit_for_bit():
     one, two = (
-        recipe.fit(**recipe.ingredients(config, recipe.prepare(config)))
+        fit(**recipe.ingredients(config, recipe.prepare(config)))
         for config in (make_config(), make_config())
     )
     chex.assert_trees_all_equal(one.state, two.state)
