@@ -23,8 +23,7 @@ import optax
 from jax import lax
 from machine import CORES, clock
 
-from dal_jax.config import ModelConfig
-from dal_jax.models import Functional, functionalize, layers
+from dal_jax.models import Functional, create, functionalize, layers
 from dal_jax.models import convolution as convolution_module
 
 CASES = {"digits": (64, (8, 8, 1)), "cifar": (128, (32, 32, 3))}
@@ -140,7 +139,9 @@ def measure(case: str, convolutions, forms, steps: int, rounds: int) -> None:
         runs["PyTorch, eager"] = torch_run
     for name, form in itertools.product(convolutions, forms):
         layers.convolution = CONVOLUTIONS[name]
-        network = functionalize(ModelConfig("cnn"), shape, 10)
+        network = functionalize(
+            lambda rngs: create("cnn", image_shape=shape, num_classes=10, rngs=rngs)
+        )
         params, _ = network.init(jax.random.key(0))
         state = (params, jax.tree.map(jnp.zeros_like, params))
         run = looped(form, train_step(network), batches, state, steps)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from machine import clock
 
-from dal_jax import data, models, noise
+from dal_jax import data, models, noise, recipe
 from dal_jax.config import (
     AugmentationConfig,
     LossConfig,
@@ -18,7 +18,7 @@ from dal_jax.config import (
 )
 from dal_jax.training import experiment as experiments
 from dal_jax.training import feed
-from dal_jax.training.prepare import Prepared
+from dal_jax.training.plan import make_plan
 from dal_jax.training.state import TrainMetrics
 
 
@@ -44,9 +44,10 @@ class Trained:
         self, case: Case, precision: str, images: np.ndarray, labels: np.ndarray
     ):
         started = clock()
-        self._experiment = experiments.build(
+        objects = recipe.ingredients(
             _config(case, precision), _prepared(images, labels)
         )
+        self._experiment = experiments.build(make_plan(**objects))
         zero = self._experiment.parallel.place_data(TrainMetrics.zero())
         self._carry = (self._experiment.init(), zero)
         self._epoch = 0
@@ -93,7 +94,11 @@ class Trained:
 
 def flops_per_image(case: Case) -> float:
     """Returns a training step's arithmetic: three times the forward pass's."""
-    network = models.functionalize(ModelConfig(case.model), case.image_shape, 10)
+    network = models.functionalize(
+        lambda rngs: models.create(
+            case.model, image_shape=case.image_shape, num_classes=10, rngs=rngs
+        )
+    )
     params, model_state = jax.eval_shape(network.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((8, *case.image_shape), jnp.float32)
     forward = jax.jit(lambda *args: network.apply(*args, True)[0])
@@ -117,7 +122,9 @@ def _config(case: Case, precision: str) -> TrainConfig:
     )
 
 
-def _prepared(images: np.ndarray, labels: np.ndarray) -> Prepared:
+def _prepared(images: np.ndarray, labels: np.ndarray) -> recipe.Prepared:
     record = noise.apply("none", labels, num_classes=10, rate=0.0, seed=0)
     train = data.Split(images, labels, clean_labels=labels)
-    return Prepared(tuple("0123456789"), train, record, validation=None, test=None)
+    return recipe.Prepared(
+        tuple("0123456789"), train, record, validation=None, test=None
+    )

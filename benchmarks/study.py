@@ -99,7 +99,8 @@ def run_study(
 
     A run whose loss stops being finite has no accuracy and an ``error`` instead.
     """
-    from dal_jax.training import NonFiniteError, experiment, train_and_evaluate
+    from dal_jax import recipe
+    from dal_jax.training import NonFiniteError, train_and_evaluate
 
     runs = []
     # Seeds outermost: a study that is cut short has all of its first seeds.
@@ -107,7 +108,7 @@ def run_study(
     configs = [configure(base, loss, noise, seed) for seed, noise, loss in crossed]
     for config in configs:
         # What the last run would be refused for is said before the first begins.
-        experiment.check(config)
+        recipe.check(config)
     for number, (config, run) in enumerate(zip(configs, crossed, strict=True), start=1):
         seed, noise, loss = run
         directory = workdir / noise.label / loss / f"seed{seed}"

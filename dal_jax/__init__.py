@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dal_jax import noise
     from dal_jax.inference import load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "CIFAR_SCHEDULE",

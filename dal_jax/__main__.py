@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command that the first argument names."""
     argv = list(sys.argv if argv is None else argv)
     if len(argv) < 2 or argv[1] in ("--help", "-h"):
-        print(__doc__.strip() + "\n\nCommands:")
+        print((__doc__ or "").strip() + "\n\nCommands:")
         for name in commands.NAMES:
             print(f"  {name:<8} {(_module(name).__doc__ or '').splitlines()[0]}")
         raise SystemExit(0 if len(argv) > 1 else 2)

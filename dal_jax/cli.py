@@ -215,7 +215,7 @@ def _config_path(path: str) -> str:
     """Returns the file that a --config names, which may be a recipe's name."""
     if Path(path).is_file():
         return path
-    recipes = {file.stem: file for file in _recipes().glob("*.py")}
+    recipes = recipe_files()
     if path in recipes:
         return str(recipes[path])
     if Path(path).suffix or len(Path(path).parts) != 1:
@@ -227,11 +227,12 @@ def _config_path(path: str) -> str:
     raise unknown_name("config", path, recipes)
 
 
-def _recipes() -> Path:
-    """Returns where the recipes are: in the package, or beside it in a checkout."""
+def recipe_files() -> dict[str, Path]:
+    """Returns the recipes by name: in the package, or beside it in a checkout."""
     package = Path(__file__).parent
     inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
+    directory = inside if inside.is_dir() else package.parent / "configs"
+    return {file.stem: file for file in sorted(directory.glob("*.py"))}
 
 
 def _leaf_fields(kind: type, prefix: str = "") -> list[tuple[str, Any]]:

@@ -6,8 +6,12 @@ whatever reads it".
 """
 
 import dataclasses
+import json
 import types
+from collections.abc import Mapping
 from typing import Any
+
+from dal_jax.errors import InputError
 
 
 @dataclasses.dataclass
@@ -167,3 +171,50 @@ class TrainConfig:
     model_devices: int = 1  # devices that share the last layer's classes (jit)
     precision: str = "float32"  # float32 | bfloat16
     on_nonfinite: str = "stop"  # stop | skip
+
+
+def plain(config: TrainConfig) -> dict[str, Any]:
+    """Returns a configuration as JSON holds it, which is what a run keeps of it.
+
+    Example:
+      >>> plain(TrainConfig(seed=3))["seed"]
+      3
+    """
+    return json.loads(json.dumps(dataclasses.asdict(config), default=vars))
+
+
+def config_of(values: Mapping[str, Any]) -> TrainConfig | None:
+    """Returns the configuration that a run's ``config.json`` holds.
+
+    ``None`` for a run of objects, which has no configuration. A field that an earlier
+    version did not write has its default.
+
+    Raises:
+      InputError: a field that this version does not know.
+
+    Example:
+      >>> config_of(plain(TrainConfig(seed=3))) == TrainConfig(seed=3)
+      True
+      >>> config_of({"objects": {}}) is None
+      True
+    """
+    return None if "objects" in values else _filled(TrainConfig, values)
+
+
+def _filled(kind: Any, values: Mapping[str, Any]) -> Any:
+    if kind is LossConfig:
+        return LossConfig(**values)
+    kinds = {field.name: field.type for field in dataclasses.fields(kind)}
+    unknown = sorted(values.keys() - kinds.keys())
+    if unknown:
+        raise InputError(
+            f"the run's configuration has the field {unknown[0]!r}, which this version "
+            "does not know: expected a run of this version or an earlier one; use the "
+            "version that made it"
+        )
+    given = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            value = _filled(kinds[name], value)
+        given[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**given)

@@ -90,11 +90,10 @@ class Hyperparameter(NamedTuple):
             raise InputError(
                 f"{name}={value} is no value for loss {loss!r}: expected {expected}"
             )
-        bounded = self.range is not None and isinstance(value, Real)
-        if bounded and value not in self.range:
+        within = self.range
+        if within is not None and isinstance(value, Real) and value not in within:
             raise InputError(
-                f"{name}={value} is out of range for loss {loss!r}: "
-                f"expected {self.range}"
+                f"{name}={value} is out of range for loss {loss!r}: expected {within}"
             )
 
     def _expected(self, value: Any) -> str | None:

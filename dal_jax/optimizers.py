@@ -131,7 +131,9 @@ def create(
     decay = optax.add_decayed_weights(
         weight_decay, mask=None if decay_vectors else _matrices
     )
-    moments = {k: v for k, v in (("b1", b1), ("b2", b2)) if v is not None}
+    moments: dict[str, Any] = {
+        k: v for k, v in (("b1", b1), ("b2", b2)) if v is not None
+    }
     inner = {
         "sgd": (decay, optax.trace(momentum, nesterov=nesterov)),
         "adamw": (optax.scale_by_adam(**moments), decay),

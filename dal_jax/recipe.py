@@ -6,93 +6,22 @@ that :func:`dal_jax.training.fit` takes.
 """
 
 import dataclasses
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from dal_jax import data, losses, models, noise, optimizers
-from dal_jax.config import LossConfig, OptimizerConfig, TrainConfig
+from dal_jax.config import OptimizerConfig, TrainConfig, plain
 from dal_jax.data import augment
 from dal_jax.data.statistics import image_statistics
 from dal_jax.errors import InputError, unknown_name
 from dal_jax.training.fingerprint import Identity
-from dal_jax.training.fit import fit
 from dal_jax.training.parallel import axis_name
 from dal_jax.training.plan import Options
-from dal_jax.training.processes import agree, is_main_process, refuse_together
-from dal_jax.training.stopping import Stop
-from dal_jax.training.workdir import Workdir
 
 _PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-_STOPPED_EARLY = "stopped while preparing; the same command goes on from here"
-
-
-def train_and_evaluate(
-    config: TrainConfig,
-    workdir: str | os.PathLike[str],
-    *,
-    overwrite: bool = False,
-    stop: Stop | None = None,
-    say: Callable[[str], None] = lambda line: None,
-    progress: bool = False,
-    profile: bool = False,
-) -> dict[str, Any]:
-    """Trains as configured, or goes on where the same run stopped.
-
-    Args:
-      config: what to train, on what, how.
-      workdir: where ``config.json``, ``noise.npz``, ``metrics.jsonl``,
-        ``checkpoints/`` and at the end ``summary.json`` are written.
-      overwrite: remove what an earlier run left there, and start anew.
-      stop: what asks the run to stop, see :func:`dal_jax.training.fit`.
-      say: told in single lines what a person would want to know.
-      progress: show a progress bar on standard error.
-      profile: write a JAX profile of the second epoch to ``workdir/profile``.
-
-    Returns:
-      The summary, as in ``summary.json``; ``{}`` where ``num_epochs`` is 0.
-
-    Raises:
-      InputError: a wrong configuration, before anything is written.
-      NonFiniteError: the loss or its gradient was not finite.
-      StorageError: the run could not be written, as on a full disk.
-      Interrupted: ``stop`` asked for it; the run is saved and can go on.
-    """
-    files, identity = Workdir(workdir), identity_of(config)
-
-    def finished_before() -> bool:
-        check(config)
-        if not is_main_process():
-            return False
-        files.check(identity.values, identity.defaults, overwrite=overwrite)
-        return not overwrite and files.read_summary() is not None
-
-    if agree(refuse_together(finished_before)):
-        say(f"already finished; nothing changed in {files.path}")
-        return files.read_summary() or {}
-    stop = stop or Stop()
-    with stop.at_once(_STOPPED_EARLY):
-        prepared = refuse_together(lambda: prepare(config))
-        objects = refuse_together(lambda: ingredients(config, prepared))
-    if prepared.skipped:
-        named = ", ".join(prepared.skipped[:3])
-        say(f"left out {len(prepared.skipped)} images that do not decode: {named}")
-    result = fit(
-        **objects,
-        workdir=workdir,
-        identity=identity,
-        overwrite=overwrite,
-        stop=stop,
-        say=say,
-        progress=progress,
-        profile=profile,
-    )
-    if config.num_epochs == 0:
-        say(f"prepared, not trained: see {files.noise}")
-    return result.summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +47,12 @@ class Prepared:
 
 def identity_of(config: TrainConfig) -> Identity:
     """Returns what stands for a configured run: its fields, and their defaults."""
-    defaults = dict(_plain(TrainConfig()))
-    # Version 0.1.0 wrote this default of every loss.
-    return Identity(
-        _plain(config), defaults | {"loss": defaults["loss"] | {"per_epoch": False}}
-    )
+    defaults = dict(plain(TrainConfig()))
+    declared = losses.hyperparameters(config.loss.name)
+    # Version 0.1.0 wrote it of every loss, also of those that have no use for it.
+    per_epoch = declared["per_epoch"].default if "per_epoch" in declared else False
+    defaults["loss"] = {"per_epoch": per_epoch, **defaults["loss"]}
+    return Identity(plain(config), defaults)
 
 
 def check(config: TrainConfig) -> None:
@@ -160,8 +90,28 @@ def prepare(config: TrainConfig) -> Prepared:
       InputError: whatever is wrong with the data set or the noise asked for.
     """
     dataset = data.load(config.dataset)
+    record = apply_noise(config, dataset)
+    pool = _with_labels(dataset.train, record)
+    kept, held_out = data.validation_split(
+        len(pool), config.dataset.validation_fraction
+    )
+    return Prepared(
+        class_names=dataset.class_names,
+        train=pool.take(kept) if len(held_out) else pool,
+        record=record.take(kept) if len(held_out) else record,
+        validation=pool.take(held_out) if len(held_out) else None,
+        test=dataset.test,
+        skipped=dataset.skipped,
+    )
+
+
+def apply_noise(config: TrainConfig, dataset: data.Dataset) -> noise.NoiseRecord:
+    """Returns the noisy labels that a configuration gives to training examples.
+
+    Those that a label file takes out of training are not among them.
+    """
     pool = dataset.train
-    record = noise.apply(
+    return noise.apply(
         config.noise.kind,
         pool.labels,
         num_classes=len(dataset.class_names),
@@ -176,18 +126,12 @@ def prepare(config: TrainConfig) -> Prepared:
         class_map=config.noise.class_map or noise.class_map_for(dataset.name),
         pixel_scaling=config.noise.pixel_scaling,
     )
-    noisy = dataclasses.replace(pool, labels=record.noisy_labels)
-    kept, held_out = data.validation_split(
-        len(pool), config.dataset.validation_fraction
-    )
-    return Prepared(
-        class_names=dataset.class_names,
-        train=noisy.take(kept) if len(held_out) else noisy,
-        record=record.take(kept) if len(held_out) else record,
-        validation=noisy.take(held_out) if len(held_out) else None,
-        test=dataset.test,
-        skipped=dataset.skipped,
-    )
+
+
+def _with_labels(pool: data.Split, record: noise.NoiseRecord) -> data.Split:
+    if len(record.index) < len(pool):
+        pool = pool.take(np.flatnonzero(np.isin(pool.index, record.index)))
+    return dataclasses.replace(pool, labels=record.noisy_labels)
 
 
 def ingredients(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
@@ -197,7 +141,8 @@ def ingredients(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
       >>> from dal_jax.config import DatasetConfig
       >>> config = TrainConfig(dataset=DatasetConfig(train_size=64, test_size=10),
       ...                      num_epochs=1)
-      >>> result = fit(**ingredients(config, prepare(config)))
+      >>> from dal_jax import training
+      >>> result = training.fit(**ingredients(config, prepare(config)))
       >>> result.summary["steps"]
       1
     """
@@ -288,8 +233,7 @@ def _model(
     config: TrainConfig, input_shape: Sequence[int], num_classes: int
 ) -> Callable[[Any], Any]:
     side = config.augmentation.random_resized_crop
-    height, width, channels = input_shape
-    shape = (height, width, channels) if side is None else (side, side, channels)
+    shape = (*input_shape,) if side is None else (side, side, input_shape[-1])
     fields = vars(config.model)
     own = {k: fields[k] for k in models.options(config.model.name) if k in fields}
 
@@ -331,54 +275,16 @@ def _preprocess(
 
 
 def of_finished_run(
-    values: Mapping[str, Any], inputs: Mapping[str, Any]
+    config: TrainConfig, inputs: Mapping[str, Any]
 ) -> tuple[Any, augment.Preprocess]:
     """Returns the network and the preprocessing of a run by names, without its data.
 
     Args:
-      values: what ``config.json`` holds.
+      config: of the run.
       inputs: what ``preprocessing.json`` holds.
-
-    Raises:
-      InputError: a configuration of a version that knows more.
     """
-    config, input_shape = config_of(values), inputs["input_shape"]
+    input_shape = inputs["input_shape"]
     return (
         _model(config, input_shape, len(inputs["class_names"])),
         _preprocess(config, input_shape, inputs["mean"], inputs["std"]),
     )
-
-
-def config_of(values: Mapping[str, Any]) -> TrainConfig:
-    """Returns the configuration that ``config.json`` holds.
-
-    A field that is not there has its default.
-
-    Example:
-      >>> config_of(identity_of(TrainConfig(seed=3)).values) == TrainConfig(seed=3)
-      True
-    """
-    return _filled(TrainConfig, values)
-
-
-def _filled(kind: Any, values: Mapping[str, Any]) -> Any:
-    if kind is LossConfig:
-        return LossConfig(**values)
-    kinds = {field.name: field.type for field in dataclasses.fields(kind)}
-    unknown = sorted(values.keys() - kinds.keys())
-    if unknown:
-        raise InputError(
-            f"the run's configuration has the field {unknown[0]!r}, which this version "
-            "does not know: expected a run of this version or an earlier one; use the "
-            "version that made it"
-        )
-    filled = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            value = _filled(kinds[name], value)
-        filled[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**filled)
-
-
-def _plain(config: TrainConfig) -> Mapping[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(config), default=vars))

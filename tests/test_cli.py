@@ -4,7 +4,7 @@ import pytest
 
 from dal_jax import cli
 from dal_jax.config import LossConfig
-from dal_jax.training.experiment import check
+from dal_jax.recipe import check
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
 

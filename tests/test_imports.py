@@ -93,25 +93,26 @@ def attributes(path):
 
 
 @pytest.mark.parametrize(
-    ("known", "home"),
+    ("known", "homes"),
     [
         (
             ("jax.pmap", "jax.sharding", "jax.shard_map", "jax.make_mesh"),
-            "training/parallel.py",
+            # The other one asks whether a kernel's classes are shared by devices.
+            {"training/parallel.py", "losses/hidden.py"},
         ),
         (
             ("jax.process_", "jax.distributed", "jax.experimental.multihost_utils"),
-            "training/processes.py",
+            {"training/processes.py"},
         ),
     ],
 )
-def test_devices_and_processes_are_known_to_one_module_each(known, home):
+def test_devices_and_processes_are_known_where_they_belong(known, homes):
     users = {
         str(path)
         for path in MODULES
         if any(name.startswith(known) for name in attributes(path))
     }
-    assert users == {home}
+    assert users == homes
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
@@ -175,3 +176,22 @@ def test_noise_is_found_through_the_package():
     )
     with pytest.raises(AttributeError, match="no attribute 'nosie'"):
         _ = dal_jax.nosie
+
+
+def test_training_knows_objects_and_no_configuration():
+    """Names become objects in recipe.py, which training's face alone points to."""
+    for path in MODULES:
+        if path.parts[0] == "training":
+            names = imported(path)
+            assert "dal_jax.config" not in names, path
+            if path.name != "__init__.py":
+                assert not {"dal_jax.recipe", "dal_jax.trainer"} & names, path
+
+
+def test_nobody_imports_a_command():
+    for path in MODULES:
+        if path.parts[0] != "commands":
+            of_commands = {
+                n for n in imported(path) if n.startswith("dal_jax.commands")
+            }
+            assert not of_commands, path

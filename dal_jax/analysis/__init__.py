@@ -6,5 +6,6 @@ from dal_jax.analysis.label_issues import (
     label_issues,
     rank_quality,
 )
+from dal_jax.analysis.of_run import of_dynamics
 
-__all__ = ["LabelIssues", "Ranking", "label_issues", "rank_quality"]
+__all__ = ["LabelIssues", "Ranking", "label_issues", "of_dynamics", "rank_quality"]

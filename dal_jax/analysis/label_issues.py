@@ -19,7 +19,6 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 from dal_jax.analysis import clusters
 from dal_jax.errors import InputError
@@ -94,7 +93,7 @@ def label_issues(labels: np.ndarray, probabilities: np.ndarray) -> LabelIssues:
       >>> given = np.where(np.arange(100) % 10 == 0, 1 - true, true)
       >>> audit = label_issues(given, seen / seen.sum(axis=1, keepdims=True))
       >>> audit.num_issues, audit.confused_pairs()[0][:2]
-      (10, (0, 1))
+      (10, (1, 0))
     """
     labels, probabilities = _checked(labels, probabilities)
     num_examples, num_classes = probabilities.shape
@@ -110,11 +109,13 @@ def label_issues(labels: np.ndarray, probabilities: np.ndarray) -> LabelIssues:
         given = labels[block]
         log_posterior = model.posterior(features[block], given)
         every = np.arange(len(given))
-        np.add.at(expected.T, given, np.exp(log_posterior))
+        for k in np.unique(given):
+            expected[:, k] += np.exp(log_posterior[given == k]).sum(axis=0)
         own = log_posterior[every, given].copy()
         log_posterior[every, given] = -np.inf
         other[block] = np.argmax(log_posterior, axis=1)
-        rest = np.logaddexp.reduce(log_posterior, axis=1)
+        with np.errstate(divide="ignore"):
+            rest = np.log(np.sum(np.exp(log_posterior), axis=1))
         odds[block] = rest - own
         score[block] = np.exp(rest)
     # Odds tell apart what rounds to a probability of 0 or 1.
@@ -168,6 +169,8 @@ def rank_quality(
       >>> rank_quality(np.array([0.9, 0.8, 0.3, 0.1]), np.array([1, 0, 1, 0]), 1)
       Ranking(auroc=0.75, average_precision=0.833..., precision=1.0, recall=0.5)
     """
+    from scipy.stats import rankdata  # takes its time to import
+
     score, wrong = np.asarray(score), np.asarray(wrong).astype(bool)
     number = int(wrong.sum())
     num_issues = number if num_issues is None else num_issues

@@ -109,6 +109,7 @@ def _split(
         index=np.arange(len(paths)),
         clean_labels=None,
         source_size=len(paths),
+        names=np.array(paths, object),
     )
 
 

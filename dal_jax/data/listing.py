@@ -59,18 +59,18 @@ def load(
         path = Path(csv_path).expanduser()
         root = Path(data_dir).expanduser() if data_dir is not None else path.parent
         clean = table.get("clean_label")
+        paths = tuple(str(root / x) for x in table["path"])
         return Split(
-            inputs=FileImages(
-                channels or 3, image_size, tuple(str(root / x) for x in table["path"])
-            ),
+            inputs=FileImages(channels or 3, image_size, paths),
             labels=_numbers(table["label"], class_names, label_column, path),
-            index=np.arange(len(table["path"])),
+            index=np.arange(len(paths)),
             clean_labels=(
                 None
                 if clean is None
                 else _numbers(clean, class_names, clean_label_column, path)
             ),
-            source_size=len(table["path"]),
+            source_size=len(paths),
+            names=np.array(paths, object),
         )
 
     test = None

@@ -90,10 +90,7 @@ def load(config: "DatasetConfig") -> Dataset:
       >>> len(dataset.train), dataset.class_names[:3]
       (100, ('0', '1', '2'))
     """
-    _check(config)
-    dataset = _SOURCES[config.name](config)
-    if config.max_classes is not None:
-        dataset = first_classes(dataset, config.max_classes)
+    dataset = listed(config)
     train, skipped = _prepare(dataset.train, "train", config.train_size, config)
     test = dataset.test
     if test is not None:
@@ -106,6 +103,27 @@ def load(config: "DatasetConfig") -> Dataset:
             "dataset.test_path; set it or leave test_size out"
         )
     return dataclasses.replace(dataset, train=train, test=test, skipped=skipped)
+
+
+def listed(config: "DatasetConfig") -> Dataset:
+    """Returns the classes asked for as the source lists them, with nothing decoded.
+
+    Args:
+      config: the source's name and options.
+
+    Raises:
+      InputError: see :func:`load`.
+
+    Example:
+      >>> from dal_jax.config import DatasetConfig
+      >>> len(listed(DatasetConfig(name="digits", train_size=100)).train)
+      1297
+    """
+    _check(config)
+    dataset = _SOURCES[config.name](config)
+    if config.max_classes is not None:
+        dataset = first_classes(dataset, config.max_classes)
+    return dataset
 
 
 def _prepare(

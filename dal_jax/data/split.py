@@ -84,6 +84,8 @@ class Split:
         ``index`` is only the position in storage; a label file must then be refused.
       source_size: how many examples the source has, before anything was left out: the
         length that a label file in the original order must have. Default: ``N``.
+      names: what a user knows each example by, e.g. the path of its image: an array
+        ``[N]`` of strings; None where the source has no names.
 
     Raises:
       InputError: if the lengths differ, or labels are not integers.
@@ -101,6 +103,7 @@ class Split:
     clean_labels: np.ndarray | None = None
     index_is_original: bool = True
     source_size: int = None  # pyright: ignore[reportAssignmentType]
+    names: np.ndarray | None = None
 
     def __post_init__(self):
         def fill(field: str, value):
@@ -166,6 +169,7 @@ class Split:
             clean_labels=(
                 None if self.clean_labels is None else self.clean_labels[positions]
             ),
+            names=None if self.names is None else self.names[positions],
         )
 
 

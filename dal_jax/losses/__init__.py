@@ -19,6 +19,7 @@ from dal_jax.losses.correction import backward_correction, forward_correction
 from dal_jax.losses.dal import ce, dal_loss, dal_objective, gce, mae
 from dal_jax.losses.factories import Loss, PureLoss, StatefulLoss
 from dal_jax.losses.focusing import focal
+from dal_jax.losses.hidden import from_hidden, mean_from_hidden
 from dal_jax.losses.interpolating import js, phuber_ce, taylor_ce
 from dal_jax.losses.memory import elr, elr_targets
 from dal_jax.losses.negative import nlnl
@@ -52,6 +53,7 @@ __all__ = [
     "elr_targets",
     "focal",
     "forward_correction",
+    "from_hidden",
     "gce",
     "hard_bootstrapping",
     "hyperparameters",
@@ -59,6 +61,7 @@ __all__ = [
     "mae",
     "make",
     "make_stateful",
+    "mean_from_hidden",
     "names",
     "nce",
     "nce_agce",

@@ -126,8 +126,9 @@ def backward_correction(
     chex.assert_rank(labels, logits.ndim - 1)
     log_p = log_space.log_probs(logits, axis)
     if transition_matrix is None:
+        rate = jnp.asarray(noise_rate, logits.dtype)
         own = log_space.select_label(log_p, labels, axis)
-        unbiased = (own - noise_rate * jnp.mean(log_p, axis)) / (1 - noise_rate)
+        unbiased = (own - rate * jnp.mean(log_p, axis)) / (1 - rate)
         return log_space.mask(-unbiased, where)
     inverse = jnp.linalg.inv(jnp.asarray(transition_matrix, logits.dtype))
     weights = _rows(inverse, labels, logits, axis)

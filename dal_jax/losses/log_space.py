@@ -119,6 +119,15 @@ def _log_probs_jvp(axis, primals, tangents):
     return log_p, tangent - mean
 
 
+@log_probs.defjvp
+def _log_probs_jvp(axis, primals, tangents):
+    # What JAX derives keeps comparisons of the logits with the bound, and the
+    # exponentials.
+    log_p = log_probs(primals[0], axis)
+    mean = jnp.sum(jnp.exp(log_p) * tangents[0], axis, keepdims=True)
+    return log_p, tangents[0] - mean
+
+
 def select_label(values: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
     """Picks ``values`` ``[..., num_classes]`` at the labels, or averages under them."""
     if labels.ndim == values.ndim:

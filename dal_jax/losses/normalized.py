@@ -11,9 +11,6 @@ and by that robust, yet it fits less well. :mod:`~dal_jax.losses.active_passive`
 these losses to others for that reason.
 """
 
-import functools
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -42,7 +39,9 @@ def nce(
       >>> nce(logits, jnp.array([0, 1])).tolist()
       [0.031, 0.192]
     """
-    return _share_of_label(jnp.negative, logits, labels, axis, where)
+    logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
+    log_p = log_space.log_probs(logits, axis)
+    return log_space.mask(share_of_label(-log_p, labels, axis), where)
 
 
 def nfl(
@@ -72,8 +71,11 @@ def nfl(
       >>> nfl(logits, jnp.array([0, 1])).tolist()
       [0.013, 0.161]
     """
-    term = functools.partial(focal_term, gamma=jnp.asarray(gamma))
-    return _share_of_label(term, logits, labels, axis, where)
+    logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
+    log_p = log_space.log_probs(logits, axis)
+    # Without the checkpoint the CPU writes out what value and derivative share.
+    values = jax.checkpoint(focal_term)(log_p, jnp.asarray(gamma, log_p.dtype))
+    return log_space.mask(share_of_label(values, labels, axis), where)
 
 
 def nnce(
@@ -106,23 +108,17 @@ def nnce(
       >>> nnce(logits, jnp.array([0, 1])).tolist()
       [0.628, 0.656]
     """
-
-    def above_least(log_p):
-        return jnp.maximum(log_p - jnp.log(min_probability), 0)
-
-    share = _share_of_label(above_least, logits, labels, axis, where)
+    logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
+    log_p = log_space.log_probs(logits, axis)
+    share = share_of_label(above_least(log_p, min_probability), labels, axis)
     return log_space.mask(1 - share, where)
 
 
-def _share_of_label(
-    term: Callable[[jax.Array], jax.Array],
-    logits: ArrayLike,
-    labels: ArrayLike,
-    axis: int,
-    where: ArrayLike | None,
-) -> jax.Array:
-    """The loss ``term(log_p)`` of the given label over its sum over all labels."""
-    logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    values = term(log_space.log_probs(logits, axis))
-    of_label = log_space.select_label(values, labels, axis)
-    return log_space.mask(of_label / jnp.sum(values, axis), where)
+def share_of_label(values: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
+    """Of the losses of all labels, the given one's over the sum of all."""
+    return log_space.select_label(values, labels, axis) / jnp.sum(values, axis)
+
+
+def above_least(log_p: jax.Array, min_probability: ArrayLike) -> jax.Array:
+    """How far the logarithms are above the least that counts."""
+    return jnp.maximum(log_p - jnp.log(min_probability), 0)

@@ -53,4 +53,4 @@ def ce_sr(
     log_s = log_space.log_probs(logits / (norm * temperature), axis)
     sparsity = jnp.sum(jnp.exp(p * log_s), axis)
     own = log_space.select_label(log_s, labels, axis)
-    return log_space.mask(regularization_weight * sparsity - own, where)
+    return log_space.mask(jnp.multiply(regularization_weight, sparsity) - own, where)

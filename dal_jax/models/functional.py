@@ -7,7 +7,7 @@ place that takes networks apart and puts them together again.
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def functionalize(model: Any, inputs: Any = None) -> Functional:
     if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
         return Functional(*model)
     if callable(model):
-        return _from_constructor(model)
+        return _from_constructor(cast(Callable[[nnx.Rngs], nnx.Module], model))
     raise InputError(
         f"the model is a {type(model).__name__}: expected an nnx.Module, a function "
         "(rngs) -> nnx.Module, a flax.linen.Module or a pair (init, apply)"
@@ -129,7 +129,7 @@ def _from_linen(module: linen.Module, inputs: Any) -> Functional:
     takes_train = _takes_train(module)
     example = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
 
-    def mode(train: bool) -> dict[str, bool]:
+    def mode(train: bool) -> dict[str, Any]:
         return {"train": train} if takes_train else {}
 
     def init(key: jax.Array) -> tuple[PyTree, PyTree]:
@@ -146,7 +146,8 @@ def _from_linen(module: linen.Module, inputs: Any) -> Functional:
         collections, dropout = model_state["collections"], model_state["dropout"]
         variables = {"params": params, **collections}
         if not train:
-            return module.apply(variables, inputs, **mode(False)), model_state
+            logits = cast(jax.Array, module.apply(variables, inputs, **mode(False)))
+            return logits, model_state
         key, following = jax.random.split(jax.random.wrap_key_data(dropout))
         logits, changed = module.apply(
             variables,

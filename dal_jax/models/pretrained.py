@@ -100,9 +100,8 @@ def _from_file(
         weights.parameter_name(place): weights.torch_shape(leaf.shape)
         for place, leaf in shapes.items()
     }
-    old_grid = stored.grid()
-    if "positions" in expected and old_grid is not None:
-        rows, columns = old_grid
+    if grid is not None:
+        rows, columns = old_grid = stored.grid(grid)
         expected["positions"] = (1, 1 + rows * columns, expected["positions"][-1])
     weights.check_shapes(stored, expected)
     arrays = {
@@ -112,9 +111,9 @@ def _from_file(
         )
         for place, leaf in shapes.items()
     }
-    if ("positions",) in arrays:
-        positions = resize_positions(arrays["positions",], old_grid, grid)
-        arrays["positions",] = positions
+    if grid is not None:
+        place = ("positions",)
+        arrays[place] = resize_positions(arrays[place], old_grid, grid)
     return arrays
 
 

@@ -19,7 +19,8 @@ from dal_jax.models.layers import TORCH, Initialization, LayerNorm, Linear
 
 PATCH = 16
 
-_NARROW = initializers.truncated_normal(0.02, lower=-100.0, upper=100.0)
+# timm cuts this at a hundred deviations, that is, never.
+_NARROW = initializers.normal(0.02)
 _TRANSFORMER = Initialization(_NARROW, lambda fan_in: initializers.zeros)
 
 
@@ -81,7 +82,7 @@ class Block(nnx.Module):
 
 
 class VisionTransformer(nnx.Module):
-    """Twelve blocks over the class token and the patches; the token's state counts.
+    """``depth`` blocks over the class token and the patches; the token's state counts.
 
     The positions are learned for the ``(rows, columns)`` of patches that
     ``image_shape`` has, the class token's first. ``remat`` computes the insides of the
@@ -93,6 +94,7 @@ class VisionTransformer(nnx.Module):
         self,
         width: int,
         num_heads: int,
+        depth: int = 12,
         *,
         image_shape: tuple[int, int, int],
         num_classes: int,
@@ -116,7 +118,7 @@ class VisionTransformer(nnx.Module):
             {
                 # Two digits, for a dictionary may come back in alphabetical order.
                 f"block{i:02}": Block(width, num_heads, dtype=dtype, rngs=rngs)
-                for i in range(12)
+                for i in range(depth)
             }
         )
         self.norm = LayerNorm(width, dtype=dtype)

@@ -56,19 +56,19 @@ class Stored(NamedTuple):
         parts = [np.atleast_1d(self.tensors[name]) for name in names]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def grid(self) -> tuple[int, int] | None:
+    def grid(self, wanted: tuple[int, int]) -> tuple[int, int]:
         """Returns the rows and columns of patches that the file's positions are for.
 
-        A file of :func:`save_weights` says so. Others are for square images.
+        A file of :func:`save_weights` says so. Others are for square images, or, if
+        that cannot be, for those that are ``wanted``.
         """
         said = re.fullmatch(r"(\d+)x(\d+)", self.metadata.get("patch_grid", ""))
         if said:
             return int(said[1]), int(said[2])
         positions = self.get("positions")
-        if positions is None or positions.ndim != 3:
-            return None
-        side = math.isqrt(max(positions.shape[1] - 1, 0))
-        return side, side
+        patches = positions.shape[1] - 1 if positions.ndim == 3 else 0
+        side = math.isqrt(max(patches, 0))
+        return (side, side) if side**2 == patches else wanted
 
 
 def read(path: str | os.PathLike[str], parameters: Collection[str]) -> Stored:
@@ -174,9 +174,11 @@ def _refuse_pickles(path: str) -> None:
     if not regular:
         raise InputError(f"weights {path}: expected a .safetensors file")
     with Path(path).open("rb") as file:
-        start = file.read(2)
-    # Pickles of protocol 2 and later, and the zip archives that hold them.
-    if start == b"PK" or start[:1] == b"\x80":
+        start = file.read(9)
+    # Pickles of protocol 2 and later, and the zip archives that hold them. A
+    # safetensors file may begin with the same bytes: they are its header's length,
+    # eight bytes, before a brace.
+    if start.startswith((b"PK", b"\x80")) and not start.endswith(b"{"):
         raise InputError(refused)
 
 

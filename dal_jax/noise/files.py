@@ -16,6 +16,8 @@ from dal_jax.noise.record import NoiseRecord, read_npz, read_numpy
 
 # Standard deviations above chance below which labels count as unrelated.
 _EVIDENCE = 4.0
+# The label in an ``.npy`` file of an example that is to be left out of training.
+LEFT_OUT = -1
 
 
 def read_array(path: str | os.PathLike[str]) -> np.ndarray:
@@ -80,6 +82,8 @@ def aligned(
       examples used, which is that of ``noise.npz``. Unless these are the first ones of
       the source in its own order, the clean labels must bear it out.
 
+    In an ``.npy`` the label -1 leaves an example out of training.
+
     Where the clean labels are known, an ``.npy`` whose labels agree with them no more
     often than chance is taken to be in another order and refused.
 
@@ -94,7 +98,7 @@ def aligned(
       clean_labels: ``[N]`` integers, where known.
 
     Returns:
-      ``[N]`` int32.
+      ``[N]`` int32, ``LEFT_OUT`` among them.
 
     Raises:
       InputError: the file is not readable, does not fit, or its order is not known.
@@ -106,7 +110,7 @@ def aligned(
             f"{path} cannot be aligned: the data set does not say which example was "
             "which in the original order; give a noise.npz made from this data set"
         )
-    labels = check_labels(read_array(path), num_classes, what=str(path))
+    labels = _check_with_left_out(read_array(path), num_classes, str(path))
     used, whole = len(index), source_size or len(index)
     if len(labels) == whole and index.max() < whole:
         labels = labels[index]
@@ -122,8 +126,24 @@ def aligned(
             f"nothing proves their order; give all {whole} in the original order, or "
             "a noise.npz"
         )
-    _check_related(path, labels, clean_labels, num_classes)
+    kept = labels != LEFT_OUT
+    if not kept.any():
+        raise InputError(
+            f"{path} leaves out all {used} examples used: expected a class for one at "
+            "least; give other labels"
+        )
+    if clean_labels is not None:
+        _check_related(path, labels[kept], clean_labels[kept], num_classes)
     return labels
+
+
+def _check_with_left_out(labels: np.ndarray, num_classes: int, what: str) -> np.ndarray:
+    kept = labels != LEFT_OUT
+    # Without the last class they are rather the classes, counted from -1.
+    if kept.all() or not (labels == num_classes - 1).any():
+        return check_labels(labels, num_classes, what=what)
+    check_labels(labels[kept], num_classes, what=what)
+    return labels.astype(np.int32)
 
 
 def _from_record(
@@ -170,12 +190,10 @@ def _from_record(
 def _check_related(
     path: str | os.PathLike[str],
     labels: np.ndarray,
-    clean_labels: np.ndarray | None,
+    clean_labels: np.ndarray,
     num_classes: int,
 ) -> None:
     """Refuses labels that agree with the clean ones as often as shuffled ones do."""
-    if clean_labels is None:
-        return
     share, clean_share = (
         np.bincount(each, minlength=num_classes) / len(labels)
         for each in (labels, clean_labels)

@@ -79,7 +79,7 @@ def apply(
       pixel_scaling: kind ``instance``: ``raw``, ``unit`` or ``standardized``.
 
     Returns:
-      The record.
+      The record, in the order of the examples; without those that a file leaves out.
 
     Raises:
       InputError: an unknown kind, or an argument that is missing or does not fit.
@@ -128,6 +128,9 @@ def apply(
             index_is_original=index_is_original,
             clean_labels=clean_labels,
         )
+        kept = noisy != files.LEFT_OUT
+        noisy, index = noisy[kept], index[kept]
+        clean_labels = None if clean_labels is None else clean_labels[kept]
     elif kind == "instance":
         if images is None:
             raise InputError("noise kind instance needs the images; pass them, too")

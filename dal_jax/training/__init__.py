@@ -12,7 +12,7 @@ from dal_jax.training.stopping import Interrupted, Stop
 from dal_jax.training.workdir import StorageError
 
 if TYPE_CHECKING:
-    from dal_jax.recipe import train_and_evaluate
+    from dal_jax.trainer import train_and_evaluate
 
 __all__ = [
     "FitResult",
@@ -26,9 +26,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The recipe imports this package, which therefore knows it by name alone.
+    # It imports this package, which therefore knows it by name alone.
     if name == "train_and_evaluate":
-        from dal_jax.recipe import train_and_evaluate
+        from dal_jax.trainer import train_and_evaluate
 
         return train_and_evaluate
     raise AttributeError(f"module 'dal_jax.training' has no attribute {name!r}")

@@ -12,7 +12,6 @@ import contextlib
 import operator
 import os
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 
 from dal_jax.errors import InputError
 from dal_jax.files import sync_directory
-from dal_jax.training import leaves, manifest
+from dal_jax.training import leaves, manifest, shelf
 from dal_jax.training.processes import (
     agree,
     any_process,
@@ -47,8 +46,6 @@ class Checkpoints:
           best: a metric given to :meth:`save` by which the best one is kept as well.
         """
         self._files, self._directory = files, files.checkpoints
-        self._damaged = self._directory.with_name("damaged_checkpoints")
-        self._replaced = self._directory.with_name("replaced_checkpoints")
         self._keep, self._best = keep, best
         self._manager: Any = None
         self._saving = -1
@@ -107,7 +104,7 @@ class Checkpoints:
                 return step, arrays
             say(
                 f"checkpoint {step} is damaged ({damage}): moved to "
-                f"{self._damaged.name}; going back further"
+                f"{shelf.DAMAGED}; going back further"
             )
             self._set_aside(step)
         refuse_together(self._check_had_none)
@@ -184,26 +181,17 @@ class Checkpoints:
         if is_main_process():
             sync_directory(self._directory)
             self._settle()
-            if self._newest() >= 0:
-                self._files.mark.note_checkpoint()
-
-    # A step that is saved again.
 
     def _put_away(self, step: int) -> None:
         if is_main_process():
-            self._replaced.mkdir(exist_ok=True)
-            _move(self._directory / str(step), self._replaced / str(step))
+            shelf.put_away(self._directory, step)
         barrier(f"checkpoint {step} put away")
         self._manager.reload()
 
     def _settle(self) -> None:
-        """Removes old copies where the new one is whole, and takes back the others."""
-        if not self._replaced.exists():
-            return
-        for old in self._replaced.iterdir():
-            if not (self._directory / old.name).exists():
-                _move(old, self._directory / old.name)
-        shutil.rmtree(self._replaced)
+        shelf.settle(self._directory)
+        if shelf.newest(self._directory) >= 0:
+            self._files.mark.note_checkpoint()
 
     # What can be wrong with a checkpoint.
 
@@ -212,14 +200,9 @@ class Checkpoints:
         if is_main_process():
             with self._writing():
                 self._settle()
-                if self._newest() >= 0:
-                    self._files.mark.note_checkpoint()
 
     def _newest(self) -> int:
-        if not is_main_process() or not self._directory.exists():
-            return -1
-        names = [path.name for path in self._directory.iterdir()]
-        return max((int(name) for name in names if name.isdigit()), default=-1)
+        return shelf.newest(self._directory) if is_main_process() else -1
 
     def _read(
         self, step: int, abstract: PyTree, later: PyTree
@@ -300,19 +283,18 @@ class Checkpoints:
             self._manager = None
         if is_main_process():
             with self._writing():
-                self._damaged.mkdir(exist_ok=True)
-                taken = sum(1 for _ in self._damaged.iterdir())
-                _move(self._directory / str(step), self._damaged / f"{step}_{taken}")
+                shelf.set_aside(self._directory, step)
         barrier(f"checkpoint {step} set aside")
 
     def _check_had_none(self) -> None:
+        damaged = self._directory.with_name(shelf.DAMAGED)
         had_some = is_main_process() and (
-            self._damaged.exists() or self._files.mark.has_checkpoints
+            damaged.exists() or self._files.mark.has_checkpoints
         )
         if had_some:
             raise StorageError(
                 f"no checkpoint in {self._directory} can be restored, and there were "
-                f"some (those that are damaged are in {self._damaged.name}): the run "
+                f"some (those that are damaged are in {shelf.DAMAGED}): the run "
                 "cannot go on; bring one back, or --overwrite to start anew"
             )
 
@@ -377,12 +359,6 @@ def _metadata(checkpoint: Path) -> PyTree:
 
     handler: Any = ocp.PyTreeCheckpointHandler()
     return handler.metadata(checkpoint / "arrays").tree
-
-
-def _move(source: Path, target: Path) -> None:
-    shutil.move(source, target)
-    sync_directory(target.parent)
-    sync_directory(source.parent)
 
 
 def reason(error: Exception) -> str:

@@ -144,11 +144,10 @@ def observe(
     logits: jax.Array,
     labels: jax.Array,
     index: jax.Array,
-    step: jax.typing.ArrayLike,
+    step: jax.Array | int,
     phases: Phases,
     *,
     where: jax.typing.ArrayLike = True,
-    axis_name: str | None = None,
 ) -> Dynamics:
     """Returns the dynamics with one batch added.
 
@@ -162,8 +161,6 @@ def observe(
       phases: from :func:`make_phases`.
       where: false for a step, or ``[batch]`` for the examples, to leave out. Logits
         that are not finite are left out anyway.
-      axis_name: the mapped axis whose shards make up the batch: every device adds the
-        whole batch to its copy, so all copies stay equal.
 
     Example:
       >>> phases = make_phases(total_steps=4, num_epochs=2)
@@ -176,10 +173,6 @@ def observe(
     """
     chex.assert_rank([logits, labels, index], [2, 1, 1])
     where = jnp.broadcast_to(jnp.asarray(where), labels.shape)
-    if axis_name is not None:
-        logits, labels, index, where = lax.all_gather(
-            (logits, labels, index, where), axis_name, tiled=True
-        )
     logits = lax.stop_gradient(logits).astype(jnp.float32)
     where &= jnp.all(jnp.isfinite(logits), axis=-1)
     logits = jnp.where(where[:, None], logits, 0)
@@ -216,6 +209,8 @@ def _follow_leading(
 ) -> Dynamics:
     # Space-saving counters (Metwally et al., 2005): a class that has no slot takes over
     # the lightest one, its weight included, so no leading class is lost.
+    assert dynamics.leading_classes is not None
+    assert dynamics.leading_weights is not None
     predicted = jnp.argmax(log_p, axis=-1).astype(jnp.int32)
     classes, weights = dynamics.leading_classes[index], dynamics.leading_weights[index]
     same = classes == predicted[:, None]

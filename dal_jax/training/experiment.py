@@ -51,7 +51,7 @@ def build(plan: Plan) -> Experiment:
     parallel = make_parallel(
         options.parallel, options.batch_size, options.model_devices
     )
-    train_step = make_train_step(plan, parallel.axis_name)
+    train_step = make_train_step(plan, parallel.axis_name, parallel.gather)
 
     def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
         state, metrics = carry
@@ -101,7 +101,11 @@ def make_init(plan: Plan) -> Callable[[jax.Array], TrainState]:
     return init
 
 
-def make_train_step(plan: Plan, axis_name: str | None) -> Callable[..., Any]:
+def make_train_step(
+    plan: Plan,
+    axis_name: str | None = None,
+    gather: Callable[[Any], Any] = lambda batch: batch,
+) -> Callable[..., Any]:
     """Returns the plan's pure training step."""
     return steps.make_train_step(
         plan.model,
@@ -113,6 +117,7 @@ def make_train_step(plan: Plan, axis_name: str | None) -> Callable[..., Any]:
         ema_decay=plan.options.ema_decay,
         skip_nonfinite=plan.options.on_nonfinite == "skip",
         axis_name=axis_name,
+        gather=gather,
     )
 
 

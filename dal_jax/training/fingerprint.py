@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dal_jax.data import Split
@@ -83,7 +84,7 @@ def _of_step(plan: Plan) -> int:
         ),
         "position": jax.ShapeDtypeStruct((size,), np.int32),
     }
-    step = jax.make_jaxpr(experiments.make_train_step(plan, None))(state, batch)
+    step = jax.make_jaxpr(experiments.make_train_step(plan))(state, batch)
     texts = [_ADDRESS.sub("", str(traced)).encode() for traced in (initial, step)]
     arrays = [x for x in (*initial.consts, *step.consts) if not _is_key(x)]
     return _digest([np.frombuffer(text, np.uint8) for text in texts] + arrays)
@@ -97,4 +98,4 @@ def _digest(arrays: list[Any]) -> int:
 
 
 def _is_key(array: Any) -> bool:
-    return jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)

@@ -5,13 +5,14 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 import optax
 
 from dal_jax.data.augment import Preprocess
+from dal_jax.errors import InputError
 from dal_jax.noise import NoiseRecord
 from dal_jax.training import experiment as experiments
 from dal_jax.training import summary as summaries
@@ -27,7 +28,10 @@ from dal_jax.training.stopping import Stop
 from dal_jax.training.storage import Directory, Entry, Nowhere
 from dal_jax.training.workdir import Workdir
 
-_STOPPED_EARLY = "stopped while preparing; the same command goes on from here"
+if TYPE_CHECKING:
+    from dal_jax.analysis import LabelIssues
+
+STOPPED_EARLY = "stopped while preparing; the same command goes on from here"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +76,26 @@ class FitResult:
         if self.plan.phases is None:
             return None
         return summarize_dynamics(self.state.dynamics)
+
+    def label_issues(self) -> "LabelIssues":
+        """Returns which of the training set's given labels are likely wrong.
+
+        The examples are in the order of ``plan.record``.
+
+        Raises:
+          InputError: nothing was gathered of the examples: they have several labels
+            each, or none that is a class.
+        """
+        from dal_jax.analysis import of_dynamics  # scipy takes its time
+
+        if self.dynamics is None:
+            raise InputError(
+                "nothing was gathered of this run's examples: expected one label an "
+                "example, a class; train on such labels to audit them"
+            )
+        return of_dynamics(
+            self.plan.record.noisy_labels, self.dynamics, len(self.plan.class_names)
+        )
 
     @functools.cached_property
     def _predict_logits(self) -> Callable[[Any], np.ndarray]:
@@ -197,7 +221,7 @@ def fit(
         )
 
     stop = stop or Stop()
-    with stop.at_once(_STOPPED_EARLY):
+    with stop.at_once(STOPPED_EARLY):
         plan = refuse_together(prepare)
         experiment = refuse_together(lambda: experiments.build(plan))
     if workdir is None:
@@ -207,7 +231,7 @@ def fit(
     identity = identity or fingerprint(plan)
     with ExitStack() as held:
         files = Workdir(workdir)
-        with stop.at_once(_STOPPED_EARLY):
+        with stop.at_once(STOPPED_EARLY):
             finished = refuse_together(
                 lambda: _begin(files, plan, identity, overwrite, held)
             )
@@ -219,7 +243,7 @@ def fit(
         checkpoints = Checkpoints(files, plan.options.keep_checkpoints, best)
         storage = Directory(files, checkpoints)
         try:
-            with stop.may_leave(lambda: _STOPPED_EARLY):
+            with stop.may_leave(lambda: STOPPED_EARLY):
                 run = Run(plan, experiment, storage, stop, say, on_evaluation)
             if finished:
                 say(f"already finished; nothing changed in {files.path}")
@@ -263,9 +287,17 @@ def _finish(files: Workdir, result: FitResult) -> None:
     dynamics = result.dynamics
     if is_main_process():
         if dynamics is not None:
-            files.write_npz("dynamics.npz", dynamics)
+            files.write_npz("dynamics.npz", dynamics | _names(result.plan))
         # Last, for it says that the run has finished.
         files.write_summary(result.summary)
+
+
+def _names(plan: Plan) -> dict[str, np.ndarray]:
+    """Returns the names of the training examples, where they have some, as bytes."""
+    names = plan.train.names
+    if names is None:
+        return {}
+    return {"names": np.array([os.fsencode(name) for name in names])}
 
 
 def _result(plan: Plan, run: Run) -> FitResult:

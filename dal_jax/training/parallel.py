@@ -119,6 +119,10 @@ class ShardedJit:
         """Inside a compiled function: keeps a batch shared over the devices."""
         return lax.with_sharding_constraint(batch, NamedSharding(self._mesh, P("data")))
 
+    def gather(self, batch: PyTree) -> PyTree:
+        """Inside a compiled function: gives every device the whole batch."""
+        return lax.with_sharding_constraint(batch, self._replicated)
+
     def compile(
         self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False
     ) -> Callable[..., PyTree]:
@@ -206,6 +210,10 @@ class Pmap:
     def constrain_batch(self, batch: PyTree) -> PyTree:
         """Inside a compiled function: a mapped batch is shared already."""
         return batch
+
+    def gather(self, batch: PyTree) -> PyTree:
+        """Inside a compiled function: gives every device the whole batch."""
+        return lax.all_gather(batch, self.axis_name, tiled=True)
 
     def compile(
         self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False

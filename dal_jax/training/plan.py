@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import optax
 from dal_jax.data import Split
 from dal_jax.data.augment import Preprocess
 from dal_jax.errors import InputError, unknown_name
-from dal_jax.losses import StatefulLoss
+from dal_jax.losses import Loss, StatefulLoss
 from dal_jax.models import Functional, functionalize
 from dal_jax.noise import NoiseRecord
 from dal_jax.training.dynamics import Phases, make_phases
@@ -223,10 +223,11 @@ def as_stateful(loss: Any) -> StatefulLoss:
             f"the loss is a {type(loss).__name__}: expected a function (logits, "
             "labels, step) of each example's loss, or a losses.StatefulLoss"
         )
+    pure = cast(Loss, loss)
 
     def apply(logits, labels, step, memory, index):
         del index
-        return loss(logits, labels, step), memory
+        return pure(logits, labels, step), memory
 
     return StatefulLoss(lambda: (), apply)
 
@@ -300,15 +301,13 @@ def _checked(split: Split | None, what: str, num_classes: int, train: Split) -> 
             f"{what} inputs have the shape {list(split.input_shape)} and training "
             f"inputs {list(train.input_shape)}: expected the same"
         )
-    for name, labels in (
-        ("labels", split.labels),
-        ("clean labels", split.clean_labels),
-    ):
-        if labels is not None and _class_numbers(labels).max(initial=0) >= num_classes:
+    given = {"labels": split.labels, "clean labels": split.clean_labels}
+    for name, labels in given.items():
+        largest = -1 if labels is None else _class_numbers(labels).max(initial=-1)
+        if largest >= num_classes:
             raise InputError(
-                f"{what} {name} go up to {_class_numbers(labels).max()} and the "
-                f"network has {num_classes} logits: expected classes 0 to "
-                f"{num_classes - 1}"
+                f"{what} {name} go up to {largest} and the network has {num_classes} "
+                f"logits: expected classes 0 to {num_classes - 1}"
             )
     return split
 

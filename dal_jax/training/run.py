@@ -112,7 +112,9 @@ class Run:
         return not agree(evaluated)
 
     def _is_evaluated(self, epoch: int) -> bool:
-        return epoch == self._options.num_epochs or epoch % self._options.eval_every == 0
+        return (
+            epoch == self._options.num_epochs or epoch % self._options.eval_every == 0
+        )
 
     def _train_epoch(self, epoch: int) -> float:
         """Runs what is left of an epoch; returns its examples per second."""
@@ -149,7 +151,9 @@ class Run:
         if due and (self._saved_step != self._step or self._validation() is not None):
             self._save()
 
-    def _evaluate(self, epoch: int, examples_per_second: float | None) -> dict[str, Any]:
+    def _evaluate(
+        self, epoch: int, examples_per_second: float | None
+    ) -> dict[str, Any]:
         state, metrics = self._carry[0], self._parallel.fetch(self._carry[1])
         with self._leavable():
             sums = {

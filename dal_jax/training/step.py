@@ -67,6 +67,7 @@ def make_train_step(
     ema_decay: float | None = None,
     skip_nonfinite: bool = False,
     axis_name: str | None = None,
+    gather: Callable[[PyTree], PyTree] = lambda batch: batch,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, TrainMetrics]]:
     """Returns the training step.
 
@@ -84,6 +85,8 @@ def make_train_step(
       skip_nonfinite: leave the state as it is, but for ``step``, where the loss or
         the gradient is not finite.
       axis_name: the mapped axis whose shards make up the batch, or ``None``.
+      gather: gives every device the whole batch of what it is given; what is gathered
+        of the examples then stays equal on all of them, and crosses between none.
 
     Returns:
       ``train_step(state, batch) -> (state, metrics)`` with ``batch`` of ``inputs``
@@ -132,16 +135,10 @@ def make_train_step(
                 lambda new, old: jnp.where(finite, new, old), new_state, unchanged
             )
         if phases is not None:
+            seen = gather((logits, batch["labels"], batch["position"]))
             new_state = new_state.replace(
                 dynamics=dynamics.observe(
-                    state.dynamics,
-                    logits,
-                    batch["labels"],
-                    batch["position"],
-                    state.step,
-                    phases,
-                    where=finite,
-                    axis_name=axis_name,
+                    state.dynamics, *seen, state.step, phases, where=finite
                 )
             )
         metrics = _train_metrics(state.step, values, logits, finite)

@@ -7,9 +7,9 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -231,6 +231,10 @@ class Workdir:
                     "began; bring them back, or --overwrite to start anew"
                 )
 
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Returns the JSON object in a file of the run."""
+        return self._read(self.path / name)
+
     def read_summary(self) -> dict[str, Any] | None:
         """Returns ``summary.json``, or None for a run that has not finished."""
         path = self.path / "summary.json"
@@ -243,15 +247,16 @@ class Workdir:
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Writes a JSON file of the run, whole or not at all."""
         text = json.dumps(value, indent=2) + "\n"
-        self._write(name, lambda file: file.write(text.encode()))
+        self.write(name, lambda file: file.write(text.encode()))
 
     def write_npz(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes arrays by name as a file of the run, whole or not at all."""
-        self._write(
+        self.write(
             name, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays)
         )
 
-    def _write(self, name: str, write: Any) -> None:
+    def write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        """Writes a file of the run by a function of the open file, whole or not."""
         self._refuse(list({name} & set(self.mark.strangers())))
         with storing(self.path):
             write_atomically(self.path / name, write)
@@ -260,21 +265,23 @@ class Workdir:
         """Returns the evaluations up to a step and removes later or torn ones.
 
         A killed run may have written lines that its newest checkpoint does not know;
-        the run that goes on from there writes them again.
+        the run that goes on from there writes them again. Of a run that has finished
+        all are returned, and nothing is removed.
         """
         before = self._metrics.read_bytes() if self._metrics.exists() else None
+        finished = (self.path / "summary.json").exists()
         entries, kept = [], b""
         for line in (before or b"").splitlines():
             try:
                 entry = json.loads(line)
-                newer = entry["step"] > last_step
+                newer = entry["step"] > last_step and not finished
             except (ValueError, TypeError, KeyError):
                 break  # torn by a kill or a full disk
             if not newer:
                 entries.append(entry)
                 kept += line + b"\n"
-        if kept != before:
-            self._write("metrics.jsonl", lambda file: file.write(kept))
+        if kept != before and not finished:
+            self.write("metrics.jsonl", lambda file: file.write(kept))
         return entries
 
     def append_metrics(self, entry: Mapping[str, Any]) -> None:

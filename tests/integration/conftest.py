@@ -64,7 +64,7 @@ def command(compilation_cache) -> Callable[..., Outcome]:
             leaving = SimpleNamespace(_exit=sys.exit)
             patch.setattr("dal_jax.commands.train.os", leaving)
             try:
-                main("test")
+                main()
             except SystemExit as error:
                 status = error.code or 0
         return Outcome(status, out.getvalue(), err.getvalue())

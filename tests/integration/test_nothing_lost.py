@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dal_jax.config import DatasetConfig, ModelConfig, TrainConfig
+from dal_jax.config import DatasetConfig, LossConfig, ModelConfig, TrainConfig
 from dal_jax.training import train_and_evaluate
 from dal_jax.training.workdir import Workdir
 
@@ -21,6 +21,7 @@ OF_0_1_0 = Path(__file__).parents[1] / "golden" / "run_0_1_0.zip"
 # As in tests/golden/make_run.py: 4 steps an epoch.
 TINY = TrainConfig(
     dataset=DatasetConfig(train_size=16, test_size=10),
+    loss=LossConfig("dal", per_epoch=False),  # which was the default
     model=ModelConfig("mlp", hidden=(2,)),
     batch_size=4,
     num_epochs=2,

@@ -32,12 +32,23 @@ def test_a_run_writes_what_is_promised(finished):
     entries = [json.loads(line) for line in lines]
     assert [entry["epoch"] for entry in entries] == [1, 2, 3, 4]
     assert [entry["step"] for entry in entries] == [5, 10, 15, 20]
-    for name in ("q", "bootstrap_weight", "learning_rate", "train_loss"):
-        assert all(np.isfinite(entry[name]) for entry in entries), name
-    for name in ("test_accuracy", "memorized", "corrected"):
-        assert all(0 <= entry[name] <= 1 for entry in entries), name
+    # As of each epoch's last step: q rises from 0.6 to 1.5 over 20 steps, and from the
+    # moment at which it is 1 the weight to 1; the rate falls along a cosine.
+    taken = np.array([4, 9, 14, 19]) / 20
+    q = 0.6 + 0.9 * taken
+    expected = {
+        "q": q,
+        "bootstrap_weight": np.maximum(0, (q - 1) / 0.5),
+        "learning_rate": 0.05 * (1 + np.cos(np.pi * taken)) / 2,
+    }
+    for name, values in expected.items():
+        found = [entry[name] for entry in entries]
+        np.testing.assert_allclose(found, values, atol=1e-6, err_msg=name)
+    losses = [entry["train_loss"] for entry in entries]
+    assert losses[0] > losses[1]
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["test_accuracy_last"] == entries[-1]["test_accuracy"]
+    assert summary["test_accuracy_last"] > 0.3
 
 
 def test_a_finished_run_says_so_and_changes_nothing(finished, command, small):

@@ -27,7 +27,11 @@ def stop_and_go_on(command, signalled, tmp_path):
         workdir, before = tmp_path / "run", None
         for number, call, of, step in stops:
             signalled(number, call, of)
+            handlers = [signal.getsignal(x) for x in (signal.SIGTERM, signal.SIGINT)]
             outcome = command(f"--workdir={workdir}", *arguments)
+            assert handlers == [
+                signal.getsignal(x) for x in (signal.SIGTERM, signal.SIGINT)
+            ]
             assert outcome.status == 128 + number, outcome.err
             said = outcome.err.splitlines()
             assert said[-1] == (

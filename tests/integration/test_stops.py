@@ -211,5 +211,5 @@ def test_the_command_is_quiet_and_repeats_itself(run_training, tmp_path, small):
 def test_help_lists_the_fields(command):
     outcome = command("--help")
     assert outcome.status == 0
-    for word in ("--workdir", "--overwrite", "noise.rate", "optimizer.learning_rate"):
+    for word in ("--workdir", "overwrite", "noise.rate", "optimizer.learning_rate"):
         assert word in outcome.out

@@ -11,12 +11,11 @@ import numpy as np
 import optax
 import pytest
 
-from dal_jax import losses
-from dal_jax.config import LossConfig
+from dal_jax import losses, recipe
+from dal_jax.config import LossConfig, TrainConfig
 from dal_jax.errors import InputError
 from dal_jax.hyperparameters import Range
 from dal_jax.losses import presets
-from dal_jax.training.experiment import make_loss
 
 LOGITS = jnp.asarray(np.random.default_rng(2).normal(0, 2, (6, 4)), jnp.float32)
 LABELS = jnp.array([0, 1, 2, 3, 0, 1])
@@ -25,6 +24,11 @@ DECLARED = {
     for name in losses.names()
     for key, declared in losses.hyperparameters(name).items()
 }
+
+
+def make_loss(loss, seed, num_epochs, *of_data):
+    config = TrainConfig(loss=loss, seed=seed, num_epochs=num_epochs)
+    return recipe.make_loss(config, *of_data)
 
 
 def made(name, **options):

@@ -31,10 +31,6 @@ def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def test_every_network_is_listed_and_tested():
-    assert set(models.names()) == set(SHAPES)
-
-
 @pytest.mark.parametrize(
     ("name", "num_classes", "expected"),
     [
@@ -148,13 +144,16 @@ def test_batch_norm_is_synchronised_over_a_mapped_axis():
         output = norm(x, True)
         return output, norm.mean[...], norm.var[...]
 
+    def mapped(axis_name):
+        return jax.jit(jax.vmap(lambda x: run(axis_name, x), axis_name="data"))
+
     whole, mean, var = run(None, x.reshape(6, 4, 4, 5))
-    parts, means, variances = jax.vmap(lambda x: run("data", x), axis_name="data")(x)
+    parts, means, variances = mapped("data")(x)
     np.testing.assert_allclose(parts.reshape(whole.shape), whole, atol=1e-5)
     for i in range(2):
         np.testing.assert_allclose(means[i], mean, rtol=1e-5)
         np.testing.assert_allclose(variances[i], var, rtol=1e-5)
-    alone, _, _ = jax.vmap(lambda x: run(None, x))(x)
+    alone, _, _ = mapped(None)(x)
     assert jnp.abs(alone.reshape(whole.shape) - whole).max() > 1e-3
 
 
@@ -274,4 +273,6 @@ def test_images_too_small(name, image_shape):
 
 def test_unknown_network():
     with pytest.raises(InputError, match="unknown model 'resnet19': did you mean"):
-        models.create("resnet19", image_shape=(8, 8, 3), num_classes=10, rngs=nnx.Rngs(0))
+        models.create(
+            "resnet19", image_shape=(8, 8, 3), num_classes=10, rngs=nnx.Rngs(0)
+        )

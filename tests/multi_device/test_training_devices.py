@@ -14,7 +14,9 @@ from sklearn.datasets import load_digits
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("train_cases.py")
 CASES = ["cnn", "residual", "elr", "nlnl", "streamed"]
-WAYS = ["jit", "pmap", "jit, classes shared by 2"]
+# Each in two ways, and some with the classes shared as well.
+RUNS = [(case, way) for case in CASES for way in ("jit", "pmap")]
+RUNS += [(case, "jit, classes shared by 2") for case in ("cnn", "elr")]
 # Sums in another order differ in the last bits, and steps make more of that.
 TOLERANCE = 1e-5
 
@@ -111,7 +113,11 @@ def two_said(killed, out, start_two):
     pair = start_two(SCRIPT, "two", out / "two", out / "images")
     for process in pair:
         assert process.wait() == 0, process.err
-    return [process.out.splitlines() for process in pair]
+    # Where they meet, a library prints lines of its own.
+    return [
+        [line for line in process.out.splitlines() if not line.startswith("[Gloo]")]
+        for process in pair
+    ]
 
 
 def largest_difference(run, reference):
@@ -135,8 +141,7 @@ def check_same(run, reference):
     assert run.noise == reference.noise
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "way"), RUNS)
 def test_four_devices_end_where_one_does(case, way, trained, read_run):
     reference = read_run(trained / "one" / f"{case}, jit")
     check_same(read_run(trained / "many" / f"{case}, {way}"), reference)
@@ -151,7 +156,7 @@ def test_statistics_and_memories_are_those_of_the_global_batch(
     reference = read_run(trained / "one" / f"{case}, jit").arrays
     names = [name for name in reference if kept in name]
     assert names
-    for way in WAYS:
+    for way in [way for name, way in RUNS if name == case]:
         arrays = read_run(trained / "many" / f"{case}, {way}").arrays
         for name in names:
             np.testing.assert_allclose(
@@ -164,13 +169,6 @@ def test_training_changes_the_parameters_by_more_than_the_tolerance(trained, rea
     for case in set(CASES) - {"residual"}:
         first, *_, last = read_run(trained / "one" / f"{case}, jit").metrics
         assert abs(first["train_loss"] - last["train_loss"]) > 0.003, case
-    nlnl, elr = (read_run(trained / "one" / f"{x}, jit") for x in ("nlnl", "elr"))
-    names = [name for name in nlnl.arrays if "['params']" in name or "params" in name]
-    assert any(
-        np.abs(nlnl.arrays[name] - elr.arrays[name]).max() > 0.01
-        for name in names
-        if name in elr.arrays
-    )
 
 
 @pytest.mark.parametrize(

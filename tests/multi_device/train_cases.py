@@ -27,6 +27,7 @@ def case(loss: str, model: ModelConfig, epochs: int = 2, **dataset) -> TrainConf
         num_epochs=epochs,
         batch_size=32,
         checkpoint_every=1,
+        train_eval_size=0,
     )
     config.loss.name = loss
     return config
@@ -49,6 +50,11 @@ CASES = {
         "dal", ModelConfig("mlp", hidden=(8,)), name="folder", storage="stream"
     ),
 }
+
+
+def ways_of(name: str) -> list[str]:
+    """Returns the ways in which a case is trained on many devices."""
+    return list(WAYS) if name in ("cnn", "elr") else ["jit", "pmap"]
 
 
 def train(name: str, way: str, workdir: Path, images: Path, stop=None) -> None:
@@ -74,14 +80,14 @@ def train(name: str, way: str, workdir: Path, images: Path, stop=None) -> None:
             axis_name=parallel.axis_name(config.parallel),
             rngs=rngs,
         )
-    recipe.fit(**objects, workdir=workdir, stop=stop)
+    identity = recipe.identity_of(config)
+    recipe.fit(**objects, workdir=workdir, identity=identity, stop=stop)
 
 
 def train_as_one_of_two(out: Path, images: Path, address: str, number: int) -> None:
     """Is refused, goes on with a run, and is stopped and goes on with others."""
-    from dal_jax import recipe
     from dal_jax.errors import InputError
-    from dal_jax.training import feed, processes, stopping
+    from dal_jax.training import feed, processes, stopping, train_and_evaluate
 
     processes.initialize(
         automatic=False, coordinator=address, num_processes=2, process_id=number
@@ -92,7 +98,7 @@ def train_as_one_of_two(out: Path, images: Path, address: str, number: int) -> N
         train("cnn", "jit", images / "train" / "0" / "0.png", images)
     except InputError as error:
         print("refused:", error, flush=True)
-    recipe.train_and_evaluate(get_config(), out / "killed")
+    train_and_evaluate(get_config(), out / "killed")
 
     class AskedAtTheThird(stopping.Stop):
         """As if a signal came before the third call of the device."""
@@ -124,14 +130,13 @@ def main() -> None:
     if what == "two":
         train_as_one_of_two(out, images, sys.argv[4], int(sys.argv[5]))
         return
-    ways = list(WAYS) if what == "many" else ["jit"]
     for name in CASES:
-        for way in ways:
+        for way in ways_of(name) if what == "many" else ["jit"]:
             train(name, way, out / f"{name}, {way}", images)
     if what == "many":
-        from dal_jax import recipe
+        from dal_jax.training import train_and_evaluate
 
-        recipe.train_and_evaluate(get_config(), out / "killed")
+        train_and_evaluate(get_config(), out / "killed")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dal_jax.noise import NoiseRecord
 from dal_jax.commands.noise import describe, main
+from dal_jax.noise import NoiseRecord
 from dal_jax.noise.picture import save_picture
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +130,7 @@ def test_needs_somewhere_to_write(command, tmp_path):
 def test_as_a_command(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-m", "dal_jax.noise", f"--out={tmp_path}"],
+        [sys.executable, "-m", "dal_jax", "noise", f"--out={tmp_path}"],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -304,7 +304,10 @@ def test_an_interrupt_is_an_ordinary_one_and_the_run_goes_on(tmp_path):
         ({"batch_size": 65}, "batch_size=65 is larger than the training set of 64"),
         ({"num_epochs": -1}, "num_epochs=-1 is out of range"),
         ({"train": (make_data()[0], make_data()[1] + 1)}, "labels go up to 3"),
-        ({"test": (np.zeros((2, 4), np.float32), [0, 1])}, "test inputs have the shape"),
+        (
+            {"test": (np.zeros((2, 4), np.float32), [0, 1])},
+            "test inputs have the shape",
+        ),
         ({"class_names": ("a", "b")}, "3 logits and there are 2 class names"),
         ({"train": (make_data()[0], np.zeros((64, 2), int))}, "has labels of shape"),
         ({"seeds": {"data_ordr": 1}}, "did you mean 'data_order'"),

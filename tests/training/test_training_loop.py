@@ -8,6 +8,7 @@ from dal_jax.config import DatasetConfig, ModelConfig, TrainConfig
 from dal_jax.errors import InputError
 from dal_jax.training import step as steps
 from dal_jax.training import train_and_evaluate
+from dal_jax.training.storage import Directory
 
 
 def make_config(**fields):
@@ -95,3 +96,23 @@ def test_wrong_input_is_an_input_error_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match="batch_size=101"):
         train_and_evaluate(make_config(batch_size=101), workdir)
     assert not workdir.exists()
+
+
+def test_a_line_of_metrics_is_written_before_its_checkpoint(tmp_path, monkeypatch):
+    """Else a run that is killed between them would go on without the line."""
+    written = []
+    append, save = Directory.append, Directory.save
+
+    def append_noted(storage, entry):
+        append(storage, entry)
+        written.append(("line", entry["step"]))
+
+    def save_noted(storage, step, *arguments):
+        written.append(("checkpoint", step))
+        save(storage, step, *arguments)
+
+    monkeypatch.setattr(Directory, "append", append_noted)
+    monkeypatch.setattr(Directory, "save", save_noted)
+    train_and_evaluate(make_config(num_epochs=2, checkpoint_every=1), tmp_path)
+    kinds = ("line", "checkpoint")
+    assert written == [(kind, step) for step in (4, 8) for kind in kinds]

@@ -29,14 +29,20 @@ def train(config, params, gradients):
 
 def test_momentum_and_weight_decay_by_hand():
     """One parameter at 1, gradient always 0.5, each step worked out on paper."""
-    config = OptimizerConfig(learning_rate=0.1, momentum=0.9, weight_decay=0.01, schedule="constant")
+    config = OptimizerConfig(
+        learning_rate=0.1, momentum=0.9, weight_decay=0.01, schedule="constant"
+    )
     course = train(config, 1.0, [0.5] * 3)
     np.testing.assert_allclose(course, [0.949, 0.852151, 0.714134749], rtol=1e-6)
 
 
 def test_nesterov_by_hand():
     config = OptimizerConfig(
-        learning_rate=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, schedule="constant"
+        learning_rate=0.1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=0.01,
+        schedule="constant",
     )
     course = train(config, 1.0, [0.5] * 2)
     np.testing.assert_allclose(course, [0.9031, 0.76507411], rtol=1e-6)
@@ -44,7 +50,11 @@ def test_nesterov_by_hand():
 
 def test_the_norm_is_clipped_before_weight_decay():
     config = OptimizerConfig(
-        learning_rate=1.0, momentum=0.0, weight_decay=0.5, schedule="constant", clip_norm=1.0
+        learning_rate=1.0,
+        momentum=0.0,
+        weight_decay=0.5,
+        schedule="constant",
+        clip_norm=1.0,
     )
     # (3, 4) has norm 5 and becomes (0.6, 0.8); decay then adds half the parameters.
     course = train(config, [2.0, 2.0], [[3.0, 4.0]])
@@ -52,7 +62,9 @@ def test_the_norm_is_clipped_before_weight_decay():
 
 
 def test_a_small_gradient_is_not_clipped():
-    config = OptimizerConfig(learning_rate=1.0, momentum=0.0, schedule="constant", clip_norm=1.0)
+    config = OptimizerConfig(
+        learning_rate=1.0, momentum=0.0, schedule="constant", clip_norm=1.0
+    )
     course = train(config, [0.0, 0.0], [[0.3, 0.4]])
     np.testing.assert_allclose(course[0], [-0.3, -0.4], rtol=1e-6)
 
@@ -73,7 +85,11 @@ def test_against_torch(nesterov):
         sgd.step()
         expected.append(parameter.detach().numpy().copy())
     config = OptimizerConfig(
-        learning_rate=0.05, momentum=0.9, weight_decay=0.02, nesterov=nesterov, schedule="constant"
+        learning_rate=0.05,
+        momentum=0.9,
+        weight_decay=0.02,
+        nesterov=nesterov,
+        schedule="constant",
     )
     np.testing.assert_allclose(
         train(config, start, gradients), expected, rtol=2e-5, atol=1e-6

@@ -51,7 +51,8 @@ def make(
         jax.random.key(1),
         skip_nonfinite=skip_nonfinite,
     )
-    return make_init(NETWORK, optimizer, stateful)(jax.random.key(0)), step
+    init = jax.jit(make_init(NETWORK, optimizer, stateful))
+    return init(jax.random.key(0)), jax.jit(step)
 
 
 def make_batch(labels, scale=255):
@@ -97,7 +98,7 @@ def test_a_step_is_pure():
 
 def test_one_trace_serves_all_steps():
     state, step = make("dal", schedule="cosine")
-    traced_once = jax.jit(chex.assert_max_traces(step, n=1))
+    traced_once = jax.jit(chex.assert_max_traces(step.__wrapped__, n=1))
     for labels in ([0, 1, 2], [2, 1, 0], [1, 1, 1]) * 3:
         state, _ = traced_once(state, make_batch(labels))
     assert int(state.step) == 9

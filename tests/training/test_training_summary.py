@@ -78,9 +78,7 @@ def test_fewer_than_ten_evaluations():
 
 
 def test_unknown_clean_labels_are_said_to_be_unknown():
-    figures = summary.summarize(
-        "dal", make_record(known=False), make_entries([0.2])
-    )
+    figures = summary.summarize("dal", make_record(known=False), make_entries([0.2]))
     assert figures["realised_noise_rate"] is None
     assert "unknown" in summary.format_summary(figures, "runs/x")
 

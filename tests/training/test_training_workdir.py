@@ -228,10 +228,17 @@ def test_other_labels_are_refused(run):
 )
 def test_lines_that_are_torn_or_beyond_the_checkpoint_are_removed(tail, run):
     path = run / "metrics.jsonl"
+    (run / "summary.json").unlink()
     line = path.read_bytes()
     path.write_bytes(line + tail)
     assert Workdir(run).read_metrics(8) == [{"step": 4, "train_loss": 0.5}]
     assert path.read_bytes() == line
+
+
+def test_a_finished_run_keeps_its_lines_whichever_checkpoint_is_left(run):
+    before = contents(run)
+    assert Workdir(run).read_metrics(0) == [{"step": 4, "train_loss": 0.5}]
+    assert contents(run) == before
 
 
 def test_lines_that_are_whole_are_not_even_written_again(run):
@@ -248,6 +255,7 @@ def test_a_full_disk_is_one_line_and_the_files_are_as_before(run, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    (run / "summary.json").unlink()
     files, before = Workdir(run), contents(run)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)

@@ -1,0 +1,1 @@
+"""Tables in, pictures and pages out: matplotlib and Jinja2 alone."""

@@ -1,0 +1,77 @@
+"""Small pictures for a page, as text that goes into it."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+# A thumbnail's longer side, and up to which side an image keeps every pixel.
+_THUMBNAIL = 128
+_TINY = 48
+
+
+def thumbnail(pixels: np.ndarray) -> str:
+    """Returns an image as a data URI: a small one as PNG, a photograph as JPEG.
+
+    Args:
+      pixels: uint8 ``[H, W, C]``, of 1 or 3 channels.
+
+    Example:
+      >>> thumbnail(np.zeros((8, 8, 1), np.uint8))[:22]
+      'data:image/png;base64,'
+    """
+    from PIL import Image  # what matplotlib reads and writes pictures with
+
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    form, kind, options = "PNG", "png", {"optimize": True}
+    if max(image.size) > _TINY:
+        form, kind, options = "JPEG", "jpeg", {"quality": 80}
+        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return _data_uri(kind, buffer.getvalue())
+
+
+def line(values: np.ndarray, width: float = 100.0, height: float = 24.0) -> str:
+    """Returns the points of an SVG polyline through values in [0, 1], 1 at the top.
+
+    Example:
+      >>> line(np.array([0.0, 0.5, 1.0]))
+      '0,24 50,12 100,0'
+    """
+    places = np.linspace(0, width, len(values)) if len(values) > 1 else [width]
+    heights = height * (1 - np.clip(np.nan_to_num(values), 0, 1))
+    return " ".join(
+        f"{round(float(x), 1):g},{round(float(y), 1):g}"
+        for x, y in zip(places, heights, strict=True)
+    )
+
+
+def heat_map(matrix: np.ndarray, class_names: Sequence[str]) -> str:
+    """Returns the shares off the diagonal of a large matrix, as a PNG's data URI.
+
+    Args:
+      matrix: floating ``[K, K]``, rows the true classes; nan where nothing is known.
+      class_names: ``K`` of them; with many, the numbers stand for them.
+    """
+    # Without pyplot there is no global state and no display to look for.
+    from matplotlib.figure import Figure
+
+    shares = matrix.copy()
+    np.fill_diagonal(shares, np.nan)
+    most = np.nanmax(shares) if np.isfinite(shares).any() else 1.0
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_facecolor("#ddd")
+    image = axes.imshow(shares, vmin=0, vmax=max(most, 1e-9), cmap="magma_r")
+    axes.set_xlabel("given label (class number)")
+    axes.set_ylabel("estimated true class (class number)")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    return _data_uri("png", buffer.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

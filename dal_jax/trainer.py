@@ -1,0 +1,77 @@
+"""A configuration trained: the recipe, and :func:`dal_jax.training.fit`."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from dal_jax import recipe
+from dal_jax.config import TrainConfig
+from dal_jax.training.fit import STOPPED_EARLY, fit
+from dal_jax.training.processes import agree, is_main_process, refuse_together
+from dal_jax.training.stopping import Stop
+from dal_jax.training.workdir import Workdir
+
+
+def train_and_evaluate(
+    config: TrainConfig,
+    workdir: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    stop: Stop | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    progress: bool = False,
+    profile: bool = False,
+) -> dict[str, Any]:
+    """Trains as configured, or goes on where the same run stopped.
+
+    Args:
+      config: what to train, on what, how.
+      workdir: where ``config.json``, ``noise.npz``, ``metrics.jsonl``,
+        ``checkpoints/`` and at the end ``summary.json`` are written.
+      overwrite: remove what an earlier run left there, and start anew.
+      stop: what asks the run to stop, see :func:`dal_jax.training.fit`.
+      say: told in single lines what a person would want to know.
+      progress: show a progress bar on standard error.
+      profile: write a JAX profile of the second epoch to ``workdir/profile``.
+
+    Returns:
+      The summary, as in ``summary.json``; ``{}`` where ``num_epochs`` is 0.
+
+    Raises:
+      InputError: a wrong configuration, before anything is written.
+      NonFiniteError: the loss or its gradient was not finite.
+      StorageError: the run could not be written, as on a full disk.
+      Interrupted: ``stop`` asked for it; the run is saved and can go on.
+    """
+    files, identity = Workdir(workdir), recipe.identity_of(config)
+
+    def finished_before() -> bool:
+        recipe.check(config)
+        if not is_main_process():
+            return False
+        files.check(identity.values, identity.defaults, overwrite=overwrite)
+        return not overwrite and files.read_summary() is not None
+
+    if agree(refuse_together(finished_before)):
+        say(f"already finished; nothing changed in {files.path}")
+        return files.read_summary() or {}
+    stop = stop or Stop()
+    with stop.at_once(STOPPED_EARLY):
+        prepared = refuse_together(lambda: recipe.prepare(config))
+        objects = refuse_together(lambda: recipe.ingredients(config, prepared))
+    if prepared.skipped:
+        named = ", ".join(prepared.skipped[:3])
+        say(f"left out {len(prepared.skipped)} images that do not decode: {named}")
+    result = fit(
+        **objects,
+        workdir=workdir,
+        identity=identity,
+        overwrite=overwrite,
+        stop=stop,
+        say=say,
+        progress=progress,
+        profile=profile,
+    )
+    if config.num_epochs == 0:
+        say(f"prepared, not trained: see {files.noise}")
+    return result.summary
