@@ -4,17 +4,16 @@ r"""CIFAR-10 as the released code of Dynamics-Aware Loss trains it.
         --config.dataset.data_dir=TFDS_DIRECTORY \
         --config.noise.kind=file --config.noise.path=cifar10_40.npy
 
-Reproduces the CIFAR recipe of Li et al. (2023), arXiv:2303.11562: ResNet-18 with a 3x3
-stem, 150 epochs of batches of 128, SGD with a rate that falls along a cosine, crops and
-flips, q from 0.6 to 1.5 once an epoch. The label file is one of those released with it,
-in the original order; without the last two flags 40 % symmetric noise is drawn here.
-``--config.noise.kind=instance`` and ``asymmetric`` draw the other two.
-docs/recipes.md lists every difference from the released code.
+This is the CIFAR recipe of Li et al. (2023), arXiv:2303.11562: ResNet-18 with a 3x3
+stem, 150 epochs in batches of 128, SGD with a cosine learning rate, crops and flips,
+and q from 0.6 towards 1.5 once per epoch. The label file is one of those released with
+the paper, in the original order. Without the last two flags, the run draws 40 %
+symmetric noise itself. ``--config.noise.kind=instance`` and ``asymmetric`` draw the
+other two. docs/recipes.md lists every difference from the released code.
 
-Accuracy: not measured here, the paper's tables hold what it reached. Time: meant for a
-GPU with ``--config.precision=bfloat16``, where it has not been timed yet;
-``benchmarks/cifar_gpu.py`` measures both. On two CPU cores it would take days:
-``configs/cifar10_small.py`` is made for those.
+Accuracy: not measured here; see the paper's tables. Time: not measured; meant for a GPU
+with ``--config.precision=bfloat16``. ``benchmarks/cifar_gpu.py`` measures both. On two
+CPU cores it would take days; use ``configs/cifar10_small.py`` there.
 """
 
 from dal_jax.config import (

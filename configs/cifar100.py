@@ -4,13 +4,13 @@ r"""CIFAR-100 as the released code of Dynamics-Aware Loss trains it.
         --config.dataset.data_dir=TFDS_DIRECTORY \
         --config.noise.kind=file --config.noise.path=cifar100_40.npy
 
-The recipe of ``configs/cifar10.py`` with 100 classes and the losses' hyper-parameters
-for them; ``--config.loss.name=sce`` and the other losses of the preset take those that
-the released comparison used. Without the last two flags 40 % symmetric noise is drawn
-here; ``--config.noise.kind=asymmetric`` stays within the superclass.
+This is the recipe of ``configs/cifar10.py`` for 100 classes. The preset also holds the
+hyper-parameters of the other losses in the released comparison, so
+``--config.loss.name=sce`` is enough to train with one of them. Without the last two
+flags, the run draws 40 % symmetric noise itself; ``--config.noise.kind=asymmetric``
+stays within the superclass.
 
-Accuracy: not measured here, the paper's tables hold what it reached. Time: that of
-``configs/cifar10.py``.
+Accuracy: not measured here; see the paper's tables. Time: as ``configs/cifar10.py``.
 """
 
 from dal_jax.config import (

@@ -4,15 +4,15 @@ r"""Real CIFAR-10 at a laptop's size: 5,000 training images at 16x16, a small CN
         --config.dataset.data_dir=TFDS_DIRECTORY \
         --config.noise.kind=file --config.noise.path=LABELS.npy
 
-Without the last two flags the noise is symmetric at 40 %, drawn here. A label file
-covers the 50,000 training images in their original order; the labels of the 5,000 that
-are used are found by their ids. The run is long enough for cross entropy to memorise
-wrong labels, which is what makes a comparison of losses worth anything: at more images
-and fewer epochs it has no time to. It reproduces no published setting.
+Without the last two flags, the run draws 40 % symmetric noise itself. A label file
+covers the 50,000 training images in their original order; the 5,000 images used find
+their labels by id. The run is long enough for cross entropy to memorise wrong labels.
+Without that a comparison of losses shows little, and with more images and fewer epochs
+there is no time for it. It reproduces no published setting.
 
-Accuracy: docs/recipes.md has what it reached here, with the command. On the released
-symmetric labels at 40 % cross entropy ends at .340 with the first seed, having
-memorised all wrong labels. Time: 75 s a run on two quiet cores, start included.
+Accuracy: docs/recipes.md has the measured table, with the command. On the released
+symmetric labels at 40 %, cross entropy ends at .340 with the first seed, after
+memorising all wrong labels. Time: 75 s per run on two quiet cores, start included.
 """
 
 from dal_jax.config import (
@@ -26,7 +26,7 @@ from dal_jax.config import (
 
 
 def get_config() -> TrainConfig:
-    """Returns the run of a few minutes on two cores."""
+    """Returns the small CIFAR-10 recipe."""
     return TrainConfig(
         dataset=DatasetConfig(
             name="tfds",

@@ -4,11 +4,11 @@ r"""Clothing1M: a million clothes of 14 classes, labelled by the text around the
         --config.dataset.data_dir=CLOTHING1M_DIRECTORY \
         --config.dataset.train_path=train.csv --config.dataset.test_path=test.csv
 
-Reproduces nothing: no recipe for this set was released with Dynamics-Aware Loss, and
-the usual one starts from a network trained on ImageNet, which does not come with
-dal_jax. This is the mini-WebVision recipe, from scratch, with a cosine over 30 epochs
-(58,600 steps of 512 images); take it as a place to start. The two lists are made of the
-set's own files, once (docs/recipes.md has the commands).
+This reproduces nothing: no recipe for this set was released with Dynamics-Aware Loss,
+and the usual one starts from a network trained on ImageNet, which a config cannot load.
+It is the mini-WebVision recipe, from scratch, with a cosine over 30 epochs (58,600
+steps of 512 images): a place to start. Make the two lists from the set's own files once
+(docs/recipes.md has the commands).
 
 Accuracy: none is known. Time: not measured; meant for several GPUs with
 ``--config.precision=bfloat16``.

@@ -2,10 +2,11 @@
 
     python train.py --config=configs/digits.py
 
-1,297 training and 500 test images of 8x8 pixels, a CNN of 32 and 64 channels, 60
-epochs, some seconds on two cores. The README's table has what it reaches and the
-command that measured it. Pixels stay in [0, 1] and the CNN has no hidden dense layer:
-of four such settings the one whose accuracy on a noisy validation split was highest.
+This run trains a CNN of 32 and 64 channels on 1,297 images of 8x8 pixels for 60 epochs
+and tests on 500. It takes some seconds on two cores. The README's table has the
+accuracy and the command that measured it. Pixels stay in [0, 1] and the CNN has no
+hidden dense layer: of four such settings this one had the highest accuracy on a noisy
+validation split.
 """
 
 from dal_jax.config import (

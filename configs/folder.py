@@ -1,17 +1,17 @@
-"""Your own images, a directory a class, with whatever wrong labels they have.
+"""Your own images, one directory per class, with whatever wrong labels they have.
 
     python train.py --config=configs/folder.py --config.dataset.data_dir=photos
 
-``photos/train/ant/1.jpg`` is an ant by its given label, which may be wrong; a
-``photos/test`` with labels that you trust gives a test accuracy. A tenth of the
-training images is held out, with their given labels, to choose hyper-parameters by. For
-a CSV file of paths and labels set ``--config.dataset.name=list`` and
-``--config.dataset.train_path``.
+The given label of ``photos/train/ant/1.jpg`` is ant, which may be wrong. If you have a
+``photos/test`` with labels that you trust, the run reports a test accuracy. A tenth of
+the training images, with their given labels, is held out so that you can choose
+hyper-parameters. For a CSV file of paths and labels, set ``--config.dataset.name=list``
+and ``--config.dataset.train_path``.
 
-Images are cut to 64x64 pixels; ``--config.dataset.image_size`` sets another size, and
-from about 128 on ``--config.model.name=resnet50`` is the better network. On a CPU
-``--config.model.name=cnn`` does about a hundredth of the arithmetic. Accuracy and time
-are those of your data.
+Images are scaled and cropped to 64x64 pixels; ``--config.dataset.image_size`` sets
+another size. From about 128 pixels, ``--config.model.name=resnet50`` is the better
+network. On a CPU, ``--config.model.name=cnn`` does about a hundredth of the arithmetic.
+Accuracy and time depend on your data.
 """
 
 from dal_jax.config import (

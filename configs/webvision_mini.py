@@ -4,17 +4,17 @@ r"""mini-WebVision: the first 50 classes of WebVision 1.0, with the noise they h
         --config.dataset.data_dir=WEBVISION_DIRECTORY \
         --config.dataset.train_path=train.csv --config.dataset.test_path=test.csv
 
-Reproduces the mini-WebVision recipe of Li et al. (2023), arXiv:2303.11562: ResNet-50 at
-224 pixels, 250 epochs of batches of 512 (there four GPUs with 128 each), q from 0.4 to
-1.5 once an epoch; training on the images from Google, testing on WebVision's validation
-set. The two lists are made of WebVision's own files, once (docs/recipes.md has the
-commands). A set laid out as a directory a class is read with
-``--config.dataset.name=folder`` and two directories in place of the lists.
+This is the mini-WebVision recipe of Li et al. (2023), arXiv:2303.11562: ResNet-50 at
+224 pixels, 250 epochs in batches of 512 (the paper used four GPUs with 128 each), and q
+from 0.4 towards 1.5 once per epoch. It trains on the images from Google and tests on
+WebVision's validation set. Make the two lists from WebVision's own files once
+(docs/recipes.md has the commands). If your copy has one directory per class, use
+``--config.dataset.name=folder`` and two directories instead of the lists.
 docs/recipes.md lists every difference from the released code.
 
-Accuracy: not measured here, the paper's tables hold what it reached. Time: not
-measured; meant for several GPUs with ``--config.precision=bfloat16``, which share the
-batch without a change here, batch norm included.
+Accuracy: not measured here; see the paper's tables. Time: not measured; meant for
+several GPUs with ``--config.precision=bfloat16``. They share the batch, batch norm
+included, without any change to this file.
 """
 
 from dal_jax.config import (

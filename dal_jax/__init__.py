@@ -1,7 +1,7 @@
 """Dynamics-Aware Loss for learning with label noise, in JAX.
 
-The losses and their schedules need jax, optax and chex alone; the trainer
-(``dal_jax.training``), the data sources and the models are imported by name.
+This module and the losses import only jax, numpy and chex. Import the trainer
+(``dal_jax.training``), the data sources and the models by name.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What the commands share: flags, one clear line for a wrong input, quiet start-up."""
+"""What the commands share: flags, one-line errors, and a quiet start-up."""
 
 import ast
 import dataclasses
@@ -35,16 +35,16 @@ def run_command(
 ) -> None:
     """Parses the command line, runs a command and ends the process.
 
-    Exit status 0 where the command returns, 2 after an :class:`InputError` (its line
-    is printed on standard error).
+    The exit status is 0 if the command returns, and 2 after an :class:`InputError`,
+    whose line is printed on standard error.
 
     Args:
       command: called with the configuration and the flags' values.
       define_flags: adds the command's own flags.
       description: printed by ``--help``.
-      argv: the command line, by default the process's.
-      configured: whether there is a ``--config``; otherwise the command is called
-        with the flags' values alone.
+      argv: the command line; by default the process's own.
+      configured: whether there is a ``--config``; otherwise the command gets only the
+        flags' values.
     """
     argv = list(sys.argv if argv is None else argv)
     values = flags.FlagValues()
@@ -61,7 +61,7 @@ def run_command(
     except InputError as error:
         end(error, 2)
     except KeyboardInterrupt:
-        # Before there is anything to save, or for the second time.
+        # Nothing to save yet, or the second signal.
         end(RuntimeError("interrupted"), 130)
 
 
@@ -99,7 +99,7 @@ def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
     if not isinstance(config, TrainConfig):
         raise InputError(
             f"config file {path!r} gave no configuration: expected get_config() to "
-            "return a dal_jax.config.TrainConfig; mend it or give another --config"
+            "return a dal_jax.config.TrainConfig; fix it or give another --config"
         )
     for field, value in later.items():
         *parents, name = field.split(".")
@@ -118,12 +118,12 @@ def _parse_flags(argv: list[str], values: flags.FlagValues) -> None:
     if rest:
         raise InputError(
             f"unexpected argument {rest[0]!r}: expected only --flags; "
-            "see --help, and write overrides as --config.FIELD=VALUE"
+            "see --help and write overrides as --config.FIELD=VALUE"
         )
 
 
 def _check_tuples(config: TrainConfig) -> None:
-    # The flags of all other types refuse by themselves what is not of the type.
+    # Flags of all other types refuse values of the wrong type themselves.
     for field, kind in _leaf_fields(TrainConfig):
         if typing.get_origin(kind) is tuple:
             value = functools.reduce(getattr, field.split("."), config)
@@ -139,8 +139,8 @@ def _check_tuples(config: TrainConfig) -> None:
 def _split_overrides(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
     """Returns the arguments to parse, and the fields to set afterwards.
 
-    The latter are those of the loss, whose types the losses know, and those that are
-    set to ``None``.
+    The fields set afterwards are the loss's, whose types only the losses know, and
+    those set to ``None``.
     """
     known = dict(_leaf_fields(TrainConfig))
     kept, later = [], {}
@@ -178,7 +178,7 @@ def _cannot_be_none(field: str, kind: Any) -> InputError:
 
 
 def _literal(text: str) -> Any:
-    """A number, a list or the like as Python reads it, else a name such as soft."""
+    """Reads a number, list or the like as Python; anything else is a name."""
     try:
         return ast.literal_eval(text.capitalize() if text in _BOOLEANS else text)
     except (ValueError, SyntaxError):
@@ -199,7 +199,7 @@ def _loss_fields() -> dict[str, str]:
 
 
 def _split_config(argv: list[str]) -> tuple[str, list[str]]:
-    """Returns what --config names, and the other arguments."""
+    """Returns the value of --config, and the other arguments."""
     named, rest = _DEFAULT_CONFIG, []
     arguments = iter(argv)
     for argument in arguments:
@@ -269,18 +269,18 @@ def _print_help(
 
 
 def quiet() -> None:
-    """Keeps libraries from logging what a user cannot act on."""
+    """Stops libraries from logging what a user cannot act on."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     import logging
 
-    # What these report as an error is raised as well, and ends as one line.
+    # Errors that these log are also raised, and are printed as one line.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache directory, for the next run."""
+    """Caches compiled programs in the user's cache directory for the next run."""
     import jax
 
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

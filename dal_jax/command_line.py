@@ -1,4 +1,4 @@
-"""A configuration as the command line that gives it."""
+"""The command line that reproduces a configuration."""
 
 import dataclasses
 import runpy
@@ -10,9 +10,9 @@ from dal_jax.config import LossConfig, TrainConfig
 
 
 def train_command(config: TrainConfig) -> list[str]:
-    """Returns the words of a ``dal-jax train`` that trains as configured.
+    """Returns the words of the ``dal-jax train`` command for a configuration.
 
-    They name the recipe that differs in the fewest fields, and the fields that differ.
+    They name the recipe that differs in the fewest fields, and set those fields.
 
     Example:
       >>> train_command(TrainConfig(num_epochs=3))[:2]
@@ -34,7 +34,7 @@ def train_command(config: TrainConfig) -> list[str]:
 
 
 def quoted(words: list[str]) -> str:
-    """Returns words as a shell reads them, a long command on several lines.
+    """Quotes words for a shell and breaks a long command into several lines.
 
     Example:
       >>> print(quoted(["dal-jax", "train", "--workdir=my runs"]))

@@ -1,15 +1,16 @@
-"""The configuration of a run: plain dataclasses, every field with its default.
+"""The configuration of a run: plain dataclasses with a default for every field.
 
 A file under ``configs/`` returns a :class:`TrainConfig`; the command line overrides
-single fields with ``--config.FIELD=VALUE``. ``None`` always means "the default of
-whatever reads it".
+single fields with ``--config.FIELD=VALUE``. ``None`` leaves the choice to the code that
+reads the field; the comments say what it does. A loss's hyper-parameters have their
+defaults in the loss.
 """
 
 import dataclasses
 import json
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from dal_jax.errors import InputError
 
@@ -54,8 +55,8 @@ class NoiseConfig:
 class LossConfig(types.SimpleNamespace):
     """A loss by name, and the hyper-parameters that were given for it.
 
-    The others, which read as ``None``, have the loss's own defaults. ``vars(config)``
-    is what ``config.json`` holds.
+    A hyper-parameter that was not given reads as ``None`` and has the loss's own
+    default. ``config.json`` holds ``vars(config)``.
 
     Args:
       name: one of :func:`dal_jax.losses.names`.
@@ -77,20 +78,20 @@ class LossConfig(types.SimpleNamespace):
             setattr(self, key, value)
 
     def __setattr__(self, key: str, value: Any) -> None:
-        """Keeps a hyper-parameter; ``None`` forgets it."""
+        """Sets a hyper-parameter; ``None`` removes it."""
         if value is None and key not in ("name", "preset"):
             vars(self).pop(key, None)
         else:
             super().__setattr__(key, value)
 
     def __getattr__(self, key: str) -> None:
-        """Says ``None`` of what was not given."""
-        if key.startswith("_"):  # what Python itself asks an object for
+        """Returns ``None`` for a hyper-parameter that was not given."""
+        if key.startswith("_"):  # Python itself looks these up
             raise AttributeError(key)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Those that were given, by name."""
+        """The given hyper-parameters by name."""
         given = vars(self).items()
         return {key: value for key, value in given if key not in ("name", "preset")}
 
@@ -99,14 +100,14 @@ class LossConfig(types.SimpleNamespace):
 class ModelConfig:
     """A network by name."""
 
-    name: str = "cnn"  # mlp | cnn | resnet18 | resnet34 | preact_resnet18 | resnet50
+    name: str = "cnn"  # any of dal_jax.models.names()
     channels: tuple[int, ...] = (32, 64)  # cnn
     hidden: tuple[int, ...] = (128,)  # mlp, and the cnn's dense layers
 
 
 @dataclasses.dataclass
 class AugmentationConfig:
-    """What is done to training images, on the device, in this order."""
+    """What happens to training images on the device (docs/models.md has the order)."""
 
     crop_padding: int = 0  # zero padding before a random crop of the original size
     random_resized_crop: int | None = None  # side of the result; also centre-crops eval
@@ -138,7 +139,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass
 class SeedsConfig:
-    """Overrides of single sources of randomness; ``None`` derives from ``seed``."""
+    """Seeds of single sources of randomness; ``None`` derives one from ``seed``."""
 
     initialization: int | None = None
     data_order: int | None = None
@@ -186,8 +187,8 @@ def plain(config: TrainConfig) -> dict[str, Any]:
 def config_of(values: Mapping[str, Any]) -> TrainConfig | None:
     """Returns the configuration that a run's ``config.json`` holds.
 
-    ``None`` for a run of objects, which has no configuration. A field that an earlier
-    version did not write has its default.
+    Returns ``None`` for a run of objects, which has no configuration. A field that
+    an earlier version did not write has its default.
 
     Raises:
       InputError: a field that this version does not know.
@@ -204,7 +205,7 @@ def config_of(values: Mapping[str, Any]) -> TrainConfig | None:
 def _filled(kind: Any, values: Mapping[str, Any]) -> Any:
     if kind is LossConfig:
         return LossConfig(**values)
-    kinds = {field.name: field.type for field in dataclasses.fields(kind)}
+    kinds = get_type_hints(kind)
     unknown = sorted(values.keys() - kinds.keys())
     if unknown:
         raise InputError(

@@ -1,7 +1,7 @@
-"""The one exception that a user's wrong input raises, and how its line is worded.
+"""The one exception for wrong input, and the wording of its line.
 
-Commands print it as a single line and end with exit status 2; whoever calls the
-library sees an ordinary ``ValueError``.
+Commands print it as a single line and end with exit status 2. A caller of the library
+sees an ordinary ``ValueError``.
 """
 
 import difflib
@@ -13,15 +13,15 @@ class InputError(ValueError):
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> InputError:
-    """Returns the error for a name that is not among the known ones.
+    """Returns the error for an unknown name.
 
     Args:
       what: the kind of thing that was named, as the user would call it.
       name: what was given.
-      known: every name that would have been accepted.
+      known: every accepted name.
 
     Returns:
-      The exception to raise; its line names the nearest known name, then all.
+      The exception to raise. Its line gives the nearest known name, then all of them.
 
     Example:
       >>> print(unknown_name("loss", "gcee", ["ce", "gce", "dal"]))
@@ -33,7 +33,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> InputError:
 
 
 def nearest_hint(name: str, known: Iterable[str]) -> str:
-    """Returns the words that name the nearest of the known names, if one is near.
+    """Returns a hint at the nearest known name, or nothing if none is close.
 
     Example:
       >>> nearest_hint("q_ned", ["q_start", "q_end"])

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, also after the power fails."""
+"""Files that are either complete or absent, even after a power failure."""
 
 import errno
 import os
@@ -7,22 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-# What file systems answer that cannot sync a directory; they order renames themselves.
+# Errors of file systems that cannot sync a directory; they order renames themselves.
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)
 
 
 def write_atomically(
     path: str | os.PathLike[str], write: Callable[[BinaryIO], object]
 ) -> None:
-    """Writes a file that is seen whole or not at all, by readers and after a crash.
+    """Writes a file so that readers see all of it or none, even after a crash.
 
-    It is written beside its place, under a hidden name that ends in ``.partial``, and
-    synced before it takes the place of an older one. When this returns, the file and
-    its name are on disk. If it raises, the older file is as it was.
+    The content is written in the same directory, under a hidden name that ends in
+    ``.partial``, and synced before the file is renamed. When this returns, the file and
+    its name are on disk. If it raises, an older file is unchanged.
 
     Args:
       path: of the file; its directory must exist.
-      write: writes the content to the binary file that it is given, which may seek.
+      write: a function that writes the content to a binary file; it may seek.
 
     Raises:
       OSError: if the file cannot be written, e.g. because the disk is full.
@@ -48,10 +48,10 @@ def write_atomically(
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:
-    """Waits until the names in a directory are on disk, as after a rename.
+    """Waits until the names in a directory are on disk, for example after a rename.
 
     Args:
-      path: of the directory. Where its file system cannot do this, nothing is done.
+      path: of the directory. If its file system cannot sync it, this does nothing.
 
     Example:
       >>> sync_directory(".")

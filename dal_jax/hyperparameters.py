@@ -1,11 +1,11 @@
-"""Hyper-parameters as the losses declare them: in their signatures, each once.
+"""Hyper-parameters, declared once in the signatures of the losses.
 
     def gce(logits, labels, *, q: NonNegative = 0.7, axis=-1, where=None): ...
 
-A keyword argument with a default is a hyper-parameter; its annotation says what kind of
-value it takes and, by a :class:`Range`, which numbers. :func:`declared` reads that, so
-that a wrong value given by name ends a run before anything is written. The losses
-themselves never look at values, which may be traced.
+A keyword argument with a default is a hyper-parameter. Its annotation gives the kind of
+value and, with a :class:`Range`, the allowed numbers. :func:`declared` reads this, so a
+wrong value given by name ends a run before anything is written. The losses themselves
+do not check the range of real values, because they may be traced.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from dal_jax.errors import InputError, unknown_name
 
 
 class Range(NamedTuple):
-    """An interval; ``open`` names the ends that do not belong to it.
+    """An interval; ``open`` lists the ends that are excluded.
 
     Example:
       >>> 0.5 in Range(0, 1), 0 in Range(0, 1, "()"), float("nan") in Range(0, 1)
@@ -61,12 +61,12 @@ Count = Annotated[int, Range(1)]
 
 
 class Hyperparameter(NamedTuple):
-    """What a signature says of one hyper-parameter.
+    """What a signature says about one hyper-parameter.
 
     Attributes:
-      default: the value that it has where none is given.
-      kind: the type of its values without their range.
-      range: the numbers that it may be; ``None`` where it is no bounded number.
+      default: the default value.
+      kind: the type of its values, without their range.
+      range: the allowed numbers; ``None`` if it is not a number with bounds.
     """
 
     default: Any
@@ -74,12 +74,12 @@ class Hyperparameter(NamedTuple):
     range: Range | None
 
     def check(self, name: str, value: Any, loss: str) -> None:
-        """Raises InputError for a value that cannot be meant.
+        """Raises InputError for a value of the wrong kind or out of range.
 
         Args:
-          name: that of the hyper-parameter.
-          value: arrays, traced values and schedules pass.
-          loss: the name of the loss.
+          name: the hyper-parameter's name.
+          value: arrays, traced values and schedules are always accepted.
+          loss: the loss's name, for the message.
         """
         if typing.get_origin(self.kind) is typing.Literal:
             if value not in typing.get_args(self.kind):
@@ -88,7 +88,7 @@ class Hyperparameter(NamedTuple):
         expected = self._expected(value)
         if expected is not None:
             raise InputError(
-                f"{name}={value} is no value for loss {loss!r}: expected {expected}"
+                f"{name}={value} does not fit loss {loss!r}: expected {expected}"
             )
         within = self.range
         if within is not None and isinstance(value, Real) and value not in within:
@@ -97,7 +97,7 @@ class Hyperparameter(NamedTuple):
             )
 
     def _expected(self, value: Any) -> str | None:
-        """What should have been given instead of a value of another kind."""
+        """Returns what was expected if a value is of the wrong kind, else None."""
         is_flag = isinstance(value, bool)
         if self.kind is bool:
             return None if is_flag else "True or False"
@@ -114,11 +114,11 @@ class Hyperparameter(NamedTuple):
 def declared(
     *functions: Callable[..., Any], without: tuple[str, ...] = ()
 ) -> dict[str, Hyperparameter]:
-    """Returns the hyper-parameters that functions declare together, by name.
+    """Returns the hyper-parameters that some functions declare, by name.
 
     Args:
-      *functions: their keyword-only arguments with a default count.
-      without: names of keyword arguments that are no hyper-parameters.
+      *functions: hyper-parameters are their keyword-only arguments with a default.
+      without: names of keyword arguments that are not hyper-parameters.
 
     Example:
       >>> def loss(logits, labels, *, q: NonNegative = 0.7, axis=-1): ...

@@ -13,7 +13,6 @@ import numpy as np
 from scipy.special import softmax
 
 from dal_jax import export
-from dal_jax.config import config_of
 from dal_jax.data.augment import Preprocess
 from dal_jax.data.form import InputForm
 from dal_jax.errors import InputError
@@ -255,8 +254,7 @@ def _objects(
     run: FinishedRun, form: InputForm, model: Any, preprocess: Preprocess | None
 ) -> tuple[Any, Preprocess]:
     """Returns the network and the preprocessing of a run."""
-    config = config_of(run.config)
-    if config is not None:
+    if "objects" not in run.config:
         if model is not None or preprocess is not None:
             raise InputError(
                 f"the run in {run.path} is one of names and knows its own network and "
@@ -264,7 +262,7 @@ def _objects(
             )
         from dal_jax import recipe
 
-        return recipe.of_finished_run(config, run.inputs)
+        return recipe.of_finished_run(run.config, run.inputs)
     if model is None:
         raise InputError(
             f"the run in {run.path} is one of objects, not of names: expected the "

@@ -25,18 +25,18 @@ def learning_rate_schedule(
     """Returns the learning rate as a function of the step.
 
     Args:
-      name: ``cosine`` falls to 0 at the last step, ``exponential`` is multiplied by
-        ``decay_rate`` each epoch, ``constant`` stays.
-      learning_rate: the largest one.
+      name: ``cosine`` falls to 0 at the end, ``exponential`` is multiplied by
+        ``decay_rate`` each epoch, ``constant`` does not change.
+      learning_rate: the largest value.
       num_epochs: the run's length.
       steps_per_epoch: steps in one epoch.
-      decay_rate: of ``exponential``.
-      warmup_epochs: come before the curve, linear from 0.
-      per_epoch: hold the curve within an epoch, as PyTorch's schedulers are usually
-        stepped.
+      decay_rate: for ``exponential``.
+      warmup_epochs: length of a linear warm-up from 0, before the curve.
+      per_epoch: hold the learning rate constant within an epoch, as PyTorch's
+        schedulers usually do.
 
     Raises:
-      InputError: an unknown schedule, or numbers that make none.
+      InputError: an unknown schedule, or a number out of range.
 
     Example:
       >>> rate = learning_rate_schedule("cosine", 0.1, num_epochs=2, steps_per_epoch=5)
@@ -85,25 +85,25 @@ def create(
     decay_vectors: bool = True,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns an optimizer whose ``update`` is given the ``step``.
+    """Returns an optimizer whose ``update`` takes the ``step`` as an argument.
 
-    The gradient is clipped by its global norm (``clip_norm``) first. ``sgd`` then does
-    as PyTorch's: ``weight_decay`` times the parameters is added, the momentum
+    First the gradient is clipped by its global norm (``clip_norm``). ``sgd`` then works
+    like PyTorch's: it adds ``weight_decay`` times the parameters, and the momentum
     accumulates the sum. ``adamw`` (Loshchilov and Hutter, 2019) and ``lion`` (Chen et
-    al., 2023) add it after their own scaling, so that it is decoupled from the
-    gradient. Last, the learning rate of the ``step`` scales the result: there is no
-    second count that a skipped step could part from the state's.
+    al., 2023) add the decay after their own scaling, so it is decoupled from the
+    gradient. Last, the learning rate at ``step`` scales the result. The optimizer keeps
+    no step count for the learning rate, so a skipped step cannot put it out of sync.
 
     Args:
       name: one of :data:`NAMES`.
-      learning_rate: as a function of the step.
-      momentum: of ``sgd``.
-      nesterov: of ``sgd``.
-      b1: decay of the first moment; default 0.9.
-      b2: decay of the second moment; default 0.999 for ``adamw``, 0.99 for ``lion``.
-      weight_decay: as above.
-      decay_vectors: whether parameters of less than two dimensions, biases and the
-        scales of normalisation, decay too.
+      learning_rate: a function of the step.
+      momentum: for ``sgd``.
+      nesterov: for ``sgd``.
+      b1: for ``adamw`` and ``lion``; default 0.9.
+      b2: for ``adamw`` and ``lion``; default 0.999 for ``adamw``, 0.99 for ``lion``.
+      weight_decay: see above.
+      decay_vectors: whether parameters with fewer than two dimensions (biases and the
+        scales of normalisation) decay too.
       clip_norm: the largest global norm of the gradient, or ``None``.
 
     Raises:
@@ -160,6 +160,6 @@ def _scale_by_rate_of_step(
 def _check_range(field: str, value: Any, good: bool, expected: str) -> None:
     if not good:
         raise InputError(
-            f"optimizer.{field}={value} is out of range: expected {expected}; give "
-            f"another --config.optimizer.{field}"
+            f"optimizer.{field}={value} is out of range: expected {expected}; change "
+            f"--config.optimizer.{field}"
         )

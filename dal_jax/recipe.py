@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dal_jax import data, losses, models, noise, optimizers
-from dal_jax.config import OptimizerConfig, TrainConfig, plain
+from dal_jax.config import OptimizerConfig, TrainConfig, config_of, plain
 from dal_jax.data import augment
 from dal_jax.data.statistics import image_statistics
 from dal_jax.errors import InputError, unknown_name
@@ -275,15 +275,23 @@ def _preprocess(
 
 
 def of_finished_run(
-    config: TrainConfig, inputs: Mapping[str, Any]
+    values: Mapping[str, Any], inputs: Mapping[str, Any]
 ) -> tuple[Any, augment.Preprocess]:
     """Returns the network and the preprocessing of a run by names, without its data.
 
     Args:
-      config: of the run.
+      values: what ``config.json`` holds.
       inputs: what ``preprocessing.json`` holds.
+
+    Raises:
+      InputError: a configuration of a version that knows more.
     """
-    input_shape = inputs["input_shape"]
+    config, input_shape = config_of(values), inputs["input_shape"]
+    if config is None:
+        raise InputError(
+            "the run was made of objects, which its directory does not hold: expected "
+            "the same model again; pass model=..., and preprocess=... if it had one"
+        )
     return (
         _model(config, input_shape, len(inputs["class_names"])),
         _preprocess(config, input_shape, inputs["mean"], inputs["std"]),

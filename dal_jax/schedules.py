@@ -1,8 +1,8 @@
-"""How the parameters of Dynamics-Aware Loss move while a network trains.
+"""How the parameters of Dynamics-Aware Loss change while a network trains.
 
 Li et al. (2023), "Dynamics-Aware Loss for Learning with Label Noise", Pattern
 Recognition, arXiv:2303.11562. A network fits clean examples first and wrong labels
-late, so the loss starts close to cross entropy, which fits, and ends robust.
+later. So the loss starts close to cross entropy, which fits well, and ends robust.
 """
 
 from collections.abc import Callable
@@ -50,19 +50,19 @@ def dal_schedule(
       q_t = q_s + (q_e - q_s) \, t / T, \qquad
       \lambda_t = \max\left(0, \frac{q_t - 1}{q_e - 1}\right),
 
-    so bootstrapping sets in where :math:`q_t` passes 1, at which the loss stops
-    fitting and turns to its own predictions. With ``q_end <= 1`` it never sets in.
-    Steps before 0 keep the first values, steps past the end the last.
+    so bootstrapping begins when :math:`q_t` passes 1. From there the loss relies on the
+    model's own predictions more and more. With ``q_end <= 1`` bootstrapping never
+    begins. Steps before 0 have the first values, steps past the end have the last.
 
     Args:
       total_steps: length of the run, at least 1.
       q_start: first :math:`q`, at least 0. 0.6 is the released value for CIFAR,
         0.4 for mini-WebVision.
       q_end: last :math:`q`, at least 0.
-      steps_per_epoch: holds the values constant within an epoch, as the released
-        code does; the last epoch then stays one epoch short of ``q_end``.
+      steps_per_epoch: if given, the values are constant within an epoch, as in the
+        released code. The last epoch then stays one epoch short of ``q_end``.
 
-    All of them may be traced, so that ``jax.vmap`` can sweep them.
+    All of them may be traced, so ``jax.vmap`` can sweep them.
 
     Returns:
       A function from the step, an integer or real scalar or array, to
@@ -95,7 +95,7 @@ def dal_schedule(
         dtype = jnp.result_type(float)
         progress = step.astype(dtype) / jnp.asarray(total_steps, dtype)
         start, end = jnp.asarray(q_start, dtype), jnp.asarray(q_end, dtype)
-        # Both ends are met exactly, which start + (end - start) * progress is not.
+        # This form hits both ends exactly; start + (end - start) * progress does not.
         q = (1 - progress) * start + progress * end
         bootstraps = end > 1
         # The inner select keeps derivatives finite at end = 1.

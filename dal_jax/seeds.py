@@ -1,9 +1,8 @@
 """Every source of randomness from one seed, by name.
 
-A run has one ``seed``. Data order, noise, initialisation, augmentation and the
-random numbers of a loss each draw from a generator of their own, derived from that
-seed and the source's name, so that any of them can be varied alone and none shifts
-another.
+A run has one ``seed``. Data order, noise, initialisation, augmentation and the random
+numbers of a loss each have their own generator, derived from that seed and the source's
+name. So you can vary one of them without changing the others.
 """
 
 import zlib

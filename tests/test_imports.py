@@ -73,7 +73,7 @@ def test_noise_knows_numpy_alone(path):
     ("package", "homes"),
     [
         ("flax", ("models/", "training/state.py")),
-        ("orbax", ("training/checkpoint.py",)),
+        ("orbax", ("training/store.py",)),
     ],
 )
 def test_flax_and_orbax_stay_where_they_are_known(package, homes):

@@ -76,9 +76,11 @@ def _audit(values: flags.FlagValues) -> None:
     try:
         with audits.audited(values.workdir) as audit:
             # What cannot be written is noticed before anything is.
-            labels, line = audits.new_labels(audit, action) if out else (None, "")
+            labels, line = None, ""
+            if action is not None:
+                labels, line = audits.new_labels(audit, action)
             audits.write_files(audit, top=values.top, say=_say)
-            if labels is not None:
+            if out is not None and labels is not None:
                 audits.write_labels(out, labels)
             print(audits.describe(audit))
             print(f"see {audit.files.path / audits.PAGE}")

@@ -3,6 +3,11 @@
 They need neither network nor files, so they are what the first command trains on.
 """
 
+import gzip
+import importlib.util
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from dal_jax.data.split import Dataset, Split
@@ -25,9 +30,7 @@ def load() -> Dataset:
       >>> dataset.train.inputs.shape, dataset.test.inputs.shape
       ((1297, 8, 8, 1), (500, 8, 8, 1))
     """
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = _read()
     images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = labels.astype(np.int32)
     order = numpy_rng(0, "digits").permutation(len(labels))
@@ -47,3 +50,23 @@ def load() -> Dataset:
         test=split(order[TRAIN_SIZE:]),
         class_names=tuple(str(digit) for digit in range(10)),
     )
+
+
+def _read() -> tuple[np.ndarray, np.ndarray]:
+    """Returns pixels ``[N, 64]`` and labels ``[N]``, as ``load_digits`` does.
+
+    From the file in the installed package where it is found, because importing
+    scikit-learn takes longer than anything else that a run of the digits does before it
+    trains.
+    """
+    package = importlib.util.find_spec("sklearn")
+    for directory in (package and package.submodule_search_locations) or ():
+        path = Path(directory) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            with gzip.open(path, "rt") as file:
+                rows = np.loadtxt(file, delimiter=",")
+            return rows[:, :-1], rows[:, -1].astype(int)
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    return digits.data, digits.target

@@ -1,14 +1,14 @@
 """Losses for learning with label noise, pure and unreduced.
 
 Every loss is ``loss(logits, labels, *, hyper=default, axis=-1, where=None)``. Logits
-``[..., num_classes]`` are floating and computed on in float32; bfloat16 and float16
-are converted, float64 stays. Labels are integers ``[...]``, or distributions over the
-classes ``[..., num_classes]``, under which the loss is averaged. The result is the loss
-of each example, ``[...]``, in float32 or float64. Rows that ``where`` ``[...]`` leaves
-out are zero in value and gradient. An argument whose rank, shape or dtype does not fit
-ends the trace with an ``AssertionError`` that names it.
+``[..., num_classes]`` are floating and are computed in float32 (float64 stays
+float64). Labels are integers ``[...]``, or distributions over the classes
+``[..., num_classes]``, under which the loss is averaged. The result is the loss of each
+example, ``[...]``, in float32 or float64. Rows where ``where`` ``[...]`` is false are
+zero in value and gradient. An argument of the wrong rank, shape or dtype raises an
+``AssertionError`` at trace time that names it.
 
-:func:`make` builds all of them but ``elr`` by name, :func:`make_stateful` all.
+:func:`make` builds every loss except ``elr`` by name; :func:`make_stateful` builds all.
 """
 
 from dal_jax.losses import presets

@@ -1,11 +1,11 @@
-r"""Sums of a loss that fits and a loss that is robust.
+r"""Sums of an active and a passive loss.
 
-An active loss only raises the probability of the given label; a passive one also
-lowers those of the others. Ma et al. (2020), arXiv:2006.13554, join one robust loss of
-each kind, because either alone fits too little.
+An active loss only raises the probability of the given label; a passive one also lowers
+the probabilities of the others. Ma et al. (2020), arXiv:2006.13554, add one robust loss
+of each kind, because either one alone fits too little.
 
-Every function here is a weighted sum of two of the family, and so are its derivative
-and its agreement with the released code.
+Apart from ``rce``, every function here is a weighted sum of two losses of the family,
+and so is its derivative.
 """
 
 import math
@@ -33,10 +33,10 @@ def rce(
 ) -> jax.Array:
     r"""Reverse cross entropy, :math:`-\sum_k p_k \log y_k = A \, (1 - p_y)`.
 
-    :math:`\log 0` stands for :math:`-A = \log 10^{-4}`, so it is :math:`A = 9.21` times
-    the mean absolute error, and symmetric. The released code holds :math:`A` in single
-    precision (1.3e-7 more) and counts no probability below 1e-6, which adds up to
-    :math:`10^{-6} A K`.
+    :math:`\log 0` is replaced by :math:`-A = \log 10^{-4}`, so the loss is
+    :math:`A = 9.21` times the mean absolute error, and symmetric. The released code
+    holds :math:`A` in single precision (1.3e-7 more) and clamps probabilities at 1e-6,
+    which adds up to :math:`10^{-6} A K`.
 
     Returns:
       The loss of each example, ``[...]``, between 0 and 9.21.
@@ -63,8 +63,8 @@ def sce(
 ) -> jax.Array:
     r"""Symmetric cross entropy, :math:`\alpha \, \mathrm{CE} + \beta \, \mathrm{RCE}`.
 
-    With ``beta = 0`` the cross entropy, with ``alpha = 0`` :func:`rce`, whose note on
-    the released code holds here too.
+    With ``beta = 0`` this is the cross entropy, with ``alpha = 0`` a multiple of
+    :func:`rce`. The note there on the released code applies here too.
 
     Hyper-parameters:
       alpha: weight of the cross entropy, at least 0; scalar or ``[...]``.
@@ -173,13 +173,13 @@ def anl_ce(
     .. math::
       L = \alpha \, \mathrm{NCE} + \beta \, \mathrm{NNCE}
 
-    The publication adds an L1 penalty on the network's weights, which is no function of
-    the logits and is left to the optimizer.
+    The paper adds an L1 penalty on the network's weights. It is not a function of the
+    logits and is not part of this loss.
 
     Hyper-parameters:
       alpha: weight of the active loss, at least 0; scalar or ``[...]``.
       beta: weight of the negative loss, at least 0; scalar or ``[...]``.
-      min_probability: that of :func:`~dal_jax.losses.normalized.nnce`.
+      min_probability: see :func:`~dal_jax.losses.normalized.nnce`.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.

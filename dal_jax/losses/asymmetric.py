@@ -61,11 +61,11 @@ def aul(
     .. math::
       L = \frac{(a - p_y)^q - (a - 1)^q}{q}
 
-    At ``q = 1`` the mean absolute error; as ``a`` grows, a multiple of it. The slope by
-    :math:`p_y` is :math:`-(a - p_y)^{q - 1}`, at the published values 20 to 30 times
-    that of the mean absolute error. The authors clip the global norm of the gradient
-    at 5; a step that suits the cross entropy may need less
-    (``--config.optimizer.clip_norm``).
+    At ``q = 1`` it is the mean absolute error; as ``a`` grows, it becomes a multiple of
+    it. The derivative by :math:`p_y` is :math:`-(a - p_y)^{q - 1}`, at the published
+    values 20 to 30 times the mean absolute error's. The authors clip the global norm of
+    the gradient at 5. With a learning rate chosen for cross entropy you may need a
+    smaller bound (``--config.optimizer.clip_norm``).
 
     Hyper-parameters:
       a: above 1.
@@ -109,7 +109,7 @@ def ael(
 
 
 def _agce(log_p: jax.Array, a: jax.Array, q: jax.Array) -> jax.Array:
-    # One side is exact where p is near 1, the other where p vanishes beside a.
+    # One form is exact when p is near 1, the other when p is tiny compared with a.
     easy = log_p > -1
     near = jnp.log1p(jnp.expm1(jnp.where(easy, log_p, 0)) / (1 + a))
     far = jnp.logaddexp(jnp.where(easy, -1, log_p), jnp.log(a)) - jnp.log1p(a)

@@ -1,4 +1,4 @@
-r"""Bootstrapping: the label mixed with what the network believes itself.
+r"""Bootstrapping: the label mixed with the network's own prediction.
 
 Reed et al. (2014), "Training Deep Neural Networks on Noisy Labels with Bootstrapping",
 arXiv:1412.6596.
@@ -21,13 +21,13 @@ def soft_bootstrapping(
     axis: int = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""Cross entropy against label and prediction mixed.
+    r"""Cross entropy against a mix of label and prediction.
 
     .. math::
       L = -\sum_k (\beta y_k + (1 - \beta) p_k) \log p_k
       = \beta \, \mathrm{CE} + (1 - \beta) H(p),
 
-    with the gradient through both places of :math:`p`.
+    with the gradient flowing through both occurrences of :math:`p`.
 
     Hyper-parameters:
       beta: between 0 and 1; 1 is the cross entropy, 0.95 the published value. Scalar

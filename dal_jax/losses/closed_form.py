@@ -1,18 +1,18 @@
 r"""Losses of the label's log-probability, with their derivative in closed form.
 
-Most losses of the family are a function of the log-probability of the given label,
-:math:`\log p_y`, alone. :func:`of_label` turns such a function, written for one
-number, into a loss: validated, masked, in float32, with the closed-form derivative
+Most losses of the family depend only on the log-probability of the given label,
+:math:`\log p_y`. :func:`of_label` turns such a function of one number into a loss that
+is validated, masked and computed in float32, with the closed-form derivative
 
 .. math::
   \frac{\partial L}{\partial z_k} = f'(\log p_y) \, ([k = y] - p_k)
   - w \, p_k (\log p_k + H),
 
-where the second term is that of an entropy added with weight :math:`w`. For integer
-labels both come from :mod:`dal_jax.losses.softmax`, for distributions from the
+where the second term comes from an entropy that is added with weight :math:`w`. For
+integer labels both come from :mod:`dal_jax.losses.softmax`, for distributions from the
 log-probabilities of all classes. To add a loss of this kind, write ``_term(log_p,
-*parameters)`` without clamps and as accurate near ``log_p = 0`` as ``expm1`` and
-``log1p`` allow, and return ``of_label(_term, logits, labels, parameters, axis=axis,
+*parameters)`` without clamps, use ``expm1`` and ``log1p`` so that it is accurate near
+``log_p = 0``, and return ``of_label(_term, logits, labels, parameters, axis=axis,
 where=where)``.
 """
 
@@ -56,7 +56,7 @@ def of_label(
     """
     logits, labels, axis = log_space.check(logits, labels, axis=axis, where=where)
     as_float = functools.partial(jnp.asarray, dtype=log_space.wide(logits))
-    parameters = map(as_float, parameters)
+    parameters = tuple(map(as_float, parameters))
     with_entropy = entropy_weight is not None
     if labels.ndim == logits.ndim:
         log_p = log_space.log_probs(logits.astype(log_space.wide(logits)), axis)
@@ -72,5 +72,5 @@ def of_label(
 
 
 def _one_a_row(axis: int, parameter: jax.Array) -> jax.Array:
-    """A parameter, one for all or one a row, in the rank of the logits."""
+    """Gives a parameter, a scalar or one per row, the rank of the logits."""
     return jnp.expand_dims(parameter, axis) if parameter.ndim else parameter

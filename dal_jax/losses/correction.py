@@ -1,11 +1,10 @@
-r"""Loss correction by the matrix that made the labels wrong.
+r"""Loss correction by the transition matrix of the noise.
 
 Patrini et al. (2017), "Making Deep Neural Networks Robust to Label Noise: a Loss
 Correction Approach", arXiv:1609.03683. ``transition_matrix[i, j]`` is the probability
-that an example of class ``i`` is given the label ``j``; rows sum to 1. Where only a
-rate is assumed, ``noise_rate`` stands for the matrix of symmetric noise that redraws
-the label uniformly over all classes with that probability, as
-:func:`dal_jax.noise.symmetric` does.
+that an example of class ``i`` is given the label ``j``; rows sum to 1. Instead of a
+matrix you can give ``noise_rate``, which assumes symmetric noise that redraws the label
+uniformly over all classes with that probability, like :func:`dal_jax.noise.symmetric`.
 """
 
 from typing import Annotated, Any
@@ -31,19 +30,19 @@ def forward_correction(
     axis: int = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""Cross entropy of the noisy label under the prediction made noisy.
+    r"""Cross entropy of the noisy label under the prediction after the same noise.
 
     .. math::
       L = -\log \sum_i T_{iy} \, p_i
 
-    The network's own prediction stays that of the true class. Computed in log space.
+    The network itself learns to predict the true class. Computed in log space.
 
     Args:
       logits: floating, ``[..., num_classes]``.
       labels: integers ``[...]``; with ``noise_rate`` also distributions
         ``[..., num_classes]``, under which the loss is averaged.
       transition_matrix: :math:`T`, ``[num_classes, num_classes]``; a label that no
-        class can be given has an infinite loss.
+        class can receive has an infinite loss.
       noise_rate: between 0, the cross entropy, and 1, excluded; scalar. Exactly one of
         the two is given.
       axis: the class axis of ``logits``.
@@ -93,12 +92,12 @@ def backward_correction(
     .. math::
       L = -\sum_k (T^{-1})_{yk} \log p_k
 
-    Its mean over the noisy labels is the cross entropy of the clean one. Because the
-    inverse has negative entries, the loss of a label is negative once the network is
-    sure of it, and unbounded below: a network that memorises lowers it without end,
-    while its logits and gradients grow. The authors' code stops at probabilities of
-    1e-7, beyond which the gradient vanishes; here it stays exact, and the optimizer has
-    to bound it: clip its global norm (``--config.optimizer.clip_norm``).
+    Its mean over the noisy labels is the cross entropy of the clean one. The inverse
+    has negative entries, so a label's loss becomes negative once the network is sure of
+    it, and is unbounded below. A network that memorises lowers it without end, while
+    its logits and gradients grow. The authors' code clamps probabilities at 1e-7,
+    beyond which the gradient vanishes. Here the gradient stays exact, so you should
+    clip its global norm (``--config.optimizer.clip_norm``).
 
     Args:
       logits: floating, ``[..., num_classes]``.
@@ -139,7 +138,7 @@ def require_one(noise_rate: Any, transition_matrix: Any) -> None:
     """Raises InputError unless exactly one of the two is given."""
     if (transition_matrix is None) == (noise_rate is None):
         raise InputError(
-            "loss correction needs an assumption on the noise: expected exactly one of "
+            "loss correction needs to know the noise: expected exactly one of "
             "noise_rate (symmetric noise) and transition_matrix; give one"
         )
 

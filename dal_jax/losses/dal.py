@@ -32,9 +32,9 @@ def dal_loss(
 ) -> jax.Array:
     r"""Dynamics-Aware Loss at one step of a training run.
 
-    Called as ``dal_loss(logits, labels, step)`` it follows the released CIFAR recipe:
-    150 epochs of 391 steps, :math:`q` from 0.6 to 1.5, constant within an epoch. For a
-    run of another length, pass its schedule:
+    Without a schedule, ``dal_loss(logits, labels, step)`` follows the released CIFAR
+    recipe: 150 epochs of 391 steps, :math:`q` from 0.6 towards 1.5, constant within an
+    epoch. For a run of another length, pass its schedule:
     ``functools.partial(dal_loss, schedule=dal_schedule(my_steps))``.
 
     .. math::
@@ -92,11 +92,11 @@ def dal_objective(
       p = \mathrm{softmax}(z)
 
     where :math:`B` is the entropy of the prediction (``"soft"``) or the cross entropy
-    against the model's own most probable class, a constant for the derivative
-    (``"hard"``, as in the first upload of the released code). Either lies in
+    against the model's own most probable class, which counts as constant in the
+    derivative (``"hard"``, as in the first upload of the released code). Both lie in
     :math:`[0, \log K]`. In the limit :math:`q \to 0` the first term is the cross
-    entropy, which is what ``q = 0`` computes, without a bootstrapping term; at
-    ``q = 1`` it is the mean absolute error. Everything stays in log space, so an
+    entropy; ``q = 0`` computes this limit, without bootstrapping. At ``q = 1`` the
+    first term is the mean absolute error. Everything is computed in log space, so an
     example of probability ``1e-30`` keeps its true gradient
 
     .. math::
@@ -137,7 +137,8 @@ def dal_objective(
     if num_classes < 2:
         raise AssertionError(f"logits must hold two classes or more, got {num_classes}")
     q, bootstrap_weight = jnp.asarray(q), jnp.asarray(bootstrap_weight)
-    # At q = 0 there is no bootstrapping: its weight, zero below q = 1, is over q.
+    # At q = 0 there is no bootstrapping: dividing by q would fail, and DAL's schedule
+    # has weight zero below q = 1 anyway.
     weight = bootstrap_weight / jnp.where(q == 0, 1, q) / math.log(num_classes)
     weight = jnp.where(q == 0, 0, weight)
     soft = bootstrap == "soft"
@@ -233,7 +234,7 @@ def ce(
 
 
 def ce_of_top(logits: jax.Array, axis: int) -> jax.Array:
-    """Cross entropy against the most probable class, the mean of them if several."""
+    """Cross entropy against the most probable class, averaged over ties."""
     top = jnp.max(logits, axis, keepdims=True)
     return jnp.log(jnp.sum(jnp.exp(logits - top), axis))
 
@@ -249,7 +250,7 @@ def _gce_term_jvp(primals, tangents):
     log_p, q = primals
     d_log_p, d_q = tangents
     tangent = jnp.zeros(jnp.broadcast_shapes(log_p.shape, q.shape), log_p.dtype)
-    # Autodiff of the quotient would lose p^q of a hopeless example to cancellation.
+    # Autodiff of the quotient would lose a hopeless example's p^q to cancellation.
     if not isinstance(d_log_p, SymbolicZero):
         tangent -= jnp.exp(q * log_p) * d_log_p
     if not isinstance(d_q, SymbolicZero):

@@ -1,8 +1,9 @@
-"""Losses that are more than a function of logits and labels, in a trainer's form.
+"""Factories for losses that are more than a function of logits and labels.
 
 They depend on the step, draw random numbers, remember examples, or have coefficients
-that a report shows. Each factory is given all hyper-parameters of the loss by keyword,
-and what it asks for of the run; it declares those that the loss as a function has not.
+that a report shows. A factory takes all hyper-parameters of the loss by keyword, and
+what it needs to know about the run. It declares the hyper-parameters that the loss
+function itself does not have.
 """
 
 import functools
@@ -28,14 +29,14 @@ def _no_coefficients(step: ArrayLike) -> dict[str, jax.Array]:
 
 
 class StatefulLoss(NamedTuple):
-    """A loss that may remember something of every example, as a pair of functions.
+    """A loss that may remember something about every example, as pure functions.
 
     Attributes:
-      init: ``init() -> memory``, a pytree; ``()`` for a loss without one.
+      init: ``init() -> memory``, a pytree; ``()`` for a loss without memory.
       apply: ``apply(logits, labels, step, memory, index) -> (loss, memory)``, pure;
-        ``index`` ``[...]`` holds the examples' places in the training set.
-      coefficients: ``coefficients(step) -> dict`` of what moves, or what a report
-        wants to compare with it, by name; ``{}`` for most losses.
+        ``index`` ``[...]`` holds the examples' positions in the training set.
+      coefficients: ``coefficients(step) -> dict`` of the coefficients to report, by
+        name; ``{}`` for most losses.
     """
 
     init: Callable[[], Any]
@@ -46,9 +47,9 @@ class StatefulLoss(NamedTuple):
 class PureLoss(NamedTuple):
     """A loss without memory, and the coefficients that it reports.
 
-    Where ``draws`` is true it draws random numbers, and ``apply`` takes as ``index``
-    the examples' places in the training set, so that what is drawn for one depends
-    neither on its batch nor on its device.
+    If ``draws`` is true, the loss draws random numbers, and ``apply`` also takes
+    ``index``, the examples' positions in the training set. So the numbers drawn for an
+    example depend neither on its batch nor on its device.
     """
 
     apply: Callable[..., jax.Array]
@@ -57,12 +58,12 @@ class PureLoss(NamedTuple):
 
 
 def at_step(value: Any, step: ArrayLike) -> Any:
-    """Returns a hyper-parameter at one step; schedules are functions of it."""
+    """Returns a hyper-parameter's value at a step; it may be a schedule."""
     return value(step) if callable(value) else value
 
 
 def make_plain(function: Callable[..., jax.Array], **hyperparameters: Any) -> PureLoss:
-    """Returns a function of logits and labels, its schedules taken at each step."""
+    """Returns a function of logits and labels, with schedules evaluated at the step."""
 
     def apply(logits, labels, step):
         now = {key: at_step(value, step) for key, value in hyperparameters.items()}
@@ -94,7 +95,7 @@ def make_dal(
 
 
 def make_gce(*, q: Any) -> PureLoss:
-    """Returns the generalized cross entropy; it reports its ``q`` as DAL does."""
+    """Returns the generalized cross entropy, which reports its ``q`` like DAL."""
 
     def coefficients(step):
         return {"q": jnp.asarray(at_step(q, step)), "bootstrap_weight": jnp.zeros(())}
@@ -114,7 +115,7 @@ def make_ce_sr(
     if regularization_growth != 1 and steps_per_epoch is None:
         raise InputError(
             "loss 'ce_sr' grows its weight each epoch: expected steps_per_epoch with "
-            "regularization_growth; pass it"
+            "regularization_growth; pass steps_per_epoch"
         )
 
     def weight(step):
@@ -131,9 +132,9 @@ def make_ce_sr(
 
 
 def make_nlnl(*, seed: int = 0, **others: Any) -> PureLoss:
-    """Returns negative learning; seed, step and example decide the labels drawn.
+    """Returns negative learning; seed, step and example decide which labels are drawn.
 
-    The example is its ``index``, or without one its place in the batch.
+    An example is known by its ``index``, or else by its position in the batch.
     """
 
     def apply(logits, labels, step, index=None):
@@ -143,7 +144,7 @@ def make_nlnl(*, seed: int = 0, **others: Any) -> PureLoss:
             index = jnp.arange(labels.size).reshape(labels.shape)
 
         def of_example(logits, label, index):
-            # Keys that differ draw unrelated numbers, however alike they are, so that
+            # Different keys draw unrelated numbers even if they differ in one bit, so
             # half of the hashing can be saved.
             own_key = jax.random.wrap_key_data(words ^ index.astype(jnp.uint32))
             return negative.nlnl(logits, label, own_key, **others)
@@ -165,7 +166,7 @@ def make_elr(
     """Returns early-learning regularisation, with the targets of all examples."""
     if num_classes is None:
         raise InputError(
-            "loss 'elr' keeps a target of every class: expected num_classes; pass it"
+            "loss 'elr' keeps a target for every class: expected num_classes; pass it"
         )
 
     def init():

@@ -1,7 +1,7 @@
-r"""Focal loss: cross entropy that looks away from easy examples.
+r"""Focal loss: cross entropy with less weight on easy examples.
 
-Made for rare classes, not for noise, and less robust than cross entropy; it is here as
-the ingredient of the normalised focal loss, and to compare with.
+It was made for rare classes, not for noise, and is less robust than cross entropy. It
+is here as part of the normalised focal loss, and for comparison.
 """
 
 import functools
@@ -26,8 +26,8 @@ def focal(
     r"""Focal loss, :math:`-(1 - p_y)^\gamma \log p_y`.
 
     Hyper-parameters:
-      gamma: at least 0; 0 is the cross entropy, larger values look away from easy
-        examples sooner. Scalar or ``[...]``; may be traced.
+      gamma: at least 0; 0 is the cross entropy, larger values give easy examples less
+        weight. Scalar or ``[...]``; may be traced.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.
@@ -59,7 +59,7 @@ def _focal_term_jvp(primals, tangents):
     power = _power(rest, gamma)
     tangent = jnp.zeros(jnp.broadcast_shapes(log_p.shape, gamma.shape), log_p.dtype)
     if not isinstance(d_log_p, SymbolicZero):
-        # log(p) / (1 - p) goes to -1 where p goes to 1, and autodiff to 0 * inf.
+        # log(p) / (1 - p) tends to -1 as p tends to 1; autodiff would give 0 * inf.
         tangent += power * (gamma * (1 - rest) * (log_p / rest) - 1) * d_log_p
     if not isinstance(d_gamma, SymbolicZero):
         tangent -= power * log_p * jnp.log(rest) * d_gamma
@@ -67,11 +67,11 @@ def _focal_term_jvp(primals, tangents):
 
 
 def _rest(log_p: jax.Array) -> jax.Array:
-    r""":math:`1 - p`, and where that rounds to 0 less than any such difference."""
-    # A log-probability near 0 is no more exact than this; expm1 would take longer.
+    r""":math:`1 - p`, bounded below by less than any nonzero difference."""
+    # A log-probability near 0 is no more exact than this; expm1 would be slower.
     return jnp.maximum(1 - jnp.exp(log_p), jnp.finfo(log_p.dtype).eps ** 2)
 
 
 def _power(rest: jax.Array, gamma: jax.Array) -> jax.Array:
-    # Faster than a power, which looks after zero and negative numbers.
+    # Faster than a power, which also handles zero and negative numbers.
     return jnp.exp(gamma * jnp.log(rest))

@@ -1,18 +1,19 @@
-r"""Losses from hidden states, for a last layer whose logits don't fit in memory.
+r"""Losses from hidden states, for a last layer whose logits do not fit in memory.
 
 A language model's last layer turns ``[rows, features]`` hidden states into
-``[rows, num_classes]`` logits, which are often the largest array of all. Here the rows
-are taken a block at a time: its logits, the loss, the gradient by the logits and the
-products with it, of which only the sums stay. With :math:`G` the gradient by the logits
-of a block, and :math:`h`, :math:`W`, :math:`b` its hidden states, kernel and bias,
+``[rows, num_classes]`` logits, often the largest array of all. This module processes
+one block of rows at a time: its logits, its loss, the gradient with respect to the
+logits, and the products with that gradient, of which only the sums are kept. With
+:math:`G` the gradient with respect to a block's logits, and :math:`h`, :math:`W`,
+:math:`b` its hidden states, kernel and bias,
 
 .. math::
   \frac{\partial L}{\partial h} = G W^\top, \qquad
   \frac{\partial L}{\partial W} = \sum_\text{blocks} h^\top G, \qquad
   \frac{\partial L}{\partial b} = \sum_\text{blocks} G^\top 1.
 
-Rows ``i``, ``i + n``, ``i + 2n``, ... of ``n`` blocks make block ``i``, so that rows
-that lie on several devices are spread over all of them in every block.
+With ``n`` blocks, block ``i`` holds the rows ``i``, ``i + n``, ``i + 2n``, ... So if
+rows are spread over several devices, every block is spread over all of them.
 """
 
 import functools
@@ -36,7 +37,7 @@ _ROWS = 512
 
 
 class _Head(NamedTuple):
-    """What all rows share and the loss is differentiated by."""
+    """What all rows share and the loss is differentiated with respect to."""
 
     kernel: jax.Array
     bias: jax.Array | None
@@ -44,35 +45,38 @@ class _Head(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What each row has, ``[rows_of_a_block, number_of_blocks, ...]``."""
+    """What each row has, ``[rows_of_a_block, number_of_blocks, ...]``.
+
+    Or the gradient by it, which is ``None`` for integers and booleans.
+    """
 
     hidden: jax.Array
     labels: jax.Array
-    index: jax.Array
+    index: jax.Array | None
     kept: jax.Array | None
 
 
 def from_hidden(loss: Loss, *, rows_per_block: int | None = None) -> Callable:
     r"""A loss of hidden states and the last layer that never holds all logits.
 
-    The result is ``f(hidden, kernel, labels, step, *, bias=None, where=None)``, equal
-    in value and gradient (by hidden states, kernel and bias) to
-    ``loss(hidden @ kernel + bias, labels, step)``, whatever is done with the rows'
-    losses afterwards. For their gradient the logits are computed a second time;
+    The result is ``f(hidden, kernel, labels, step, *, bias=None, where=None)``. Its
+    value and its gradient (with respect to hidden states, kernel and bias) equal those
+    of ``loss(hidden @ kernel + bias, labels, step)``, whatever you do with the rows'
+    losses afterwards. The gradient computes the logits a second time;
     :func:`mean_from_hidden` computes them once.
 
     ``hidden`` is ``[..., features]``, ``kernel`` ``[features, num_classes]``, ``bias``
     ``[num_classes]``; ``labels`` are integers ``[...]`` or distributions
     ``[..., num_classes]``; ``where`` is boolean ``[...]`` and keeps rows. The losses
-    are ``[...]``. Logits and sums are float32 also for bfloat16 arguments, which are
-    multiplied as they are. Derivatives are of reverse mode; ``step`` has none. Inside
-    ``shard_map``, a kernel that all devices share is to be given as
-    ``jax.lax.pcast(kernel, axes, to="varying")``, the bias too.
+    are ``[...]``. bfloat16 arguments are multiplied as they are, but logits and sums
+    are float32. Only reverse-mode derivatives work; ``step`` has none. Inside
+    ``shard_map``, pass a kernel that all devices share as
+    ``jax.lax.pcast(kernel, axes, to="varying")``, and the bias too.
 
     Args:
-      loss: any ``loss(logits, labels, step)`` of the family, of each row by itself.
-      rows_per_block: how many rows' logits to hold at once, over all devices; 512
-        unless given.
+      loss: any ``loss(logits, labels, step)`` that treats each row independently.
+      rows_per_block: how many rows' logits to hold at once, over all devices; default
+        512.
 
     Returns:
       The function above. It raises ``AssertionError`` at trace time where shapes or
@@ -103,11 +107,11 @@ def from_hidden(loss: Loss, *, rows_per_block: int | None = None) -> Callable:
 
 
 def mean_from_hidden(loss: Loss, *, rows_per_block: int | None = None) -> Callable:
-    r"""The mean loss over the rows, by a last layer that never holds all logits.
+    r"""The mean loss over the rows, from a last layer that never holds all logits.
 
-    As :func:`from_hidden`, but the mean (over the rows that ``where`` keeps; zero if it
-    keeps none) is taken inside. Its gradient is then known up to a factor when a
-    block's logits are, so that they are computed once.
+    Like :func:`from_hidden`, but the mean (over the rows that ``where`` keeps; zero if
+    it keeps none) is taken inside. Then the gradient of a block is known up to a factor
+    as soon as its logits are, so they are computed only once.
 
     Args:
       loss: as for :func:`from_hidden`.
@@ -146,7 +150,7 @@ def _checked(rows_per_block: int | None) -> int:
 
 
 def _prepare(loss, number, hidden, kernel, labels, step, bias, where):
-    """Checks the arguments, cuts the rows into blocks, frees the loss of captures."""
+    """Checks the arguments, cuts the rows into blocks, extracts the loss's captures."""
     hidden, kernel, labels = map(jnp.asarray, (hidden, kernel, labels))
     chex.assert_rank(kernel, 2)
     chex.assert_axis_dimension(hidden, -1, kernel.shape[0])
@@ -191,15 +195,17 @@ def _prepare(loss, number, hidden, kernel, labels, step, bias, where):
 
 
 def _block(rows: _Rows, number: jax.typing.ArrayLike) -> _Rows:
-    take = functools.partial(
-        jax.lax.dynamic_index_in_dim, index=number, axis=1, keepdims=False
-    )
-    hidden, labels, index, kept = jax.tree.map(take, rows)
+    hidden, labels, index, kept = _take(rows, number)
     if kept is not None:
-        # Whatever a row that is left out holds, it adds nothing to the kernel's sum.
+        # A masked row adds nothing to the kernel's sum, whatever it holds.
         hidden = jnp.where(kept[:, None], hidden, 0)
         labels = jnp.where(kept if labels.ndim == 1 else kept[:, None], labels, 0)
     return _Rows(hidden, labels, index, kept)
+
+
+def _take(rows: Any, number: jax.typing.ArrayLike) -> Any:
+    take = functools.partial(jax.lax.dynamic_index_in_dim, axis=1, keepdims=False)
+    return jax.tree.map(lambda x: take(x, number), rows)
 
 
 def _logits(head: _Head, hidden: jax.Array) -> jax.Array:
@@ -208,7 +214,7 @@ def _logits(head: _Head, hidden: jax.Array) -> jax.Array:
 
 
 def _product(spec: str, one: jax.Array, other: jax.Array, like: Any = None):
-    """In float32 at least, of narrower factors; with the sharding of ``like``."""
+    """A product in at least float32, with the sharding of ``like``."""
     wide = jnp.promote_types(jnp.promote_types(one.dtype, other.dtype), jnp.float32)
     sharding = None if like is None else jax.typeof(like).sharding
     if sharding and AxisType.Explicit not in sharding.mesh.axis_types:
@@ -222,8 +228,7 @@ def _number_of_blocks(rows: _Rows) -> jax.Array:
     return jnp.arange(rows.hidden.shape[1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _losses(of_block: Callable, head: _Head, rows: _Rows, step: Any) -> jax.Array:
+def _of_rows(of_block: Callable, head: _Head, rows: _Rows, step: Any) -> jax.Array:
     """The loss of each row, ``[rows_of_a_block, number_of_blocks]``."""
 
     def next_block(_, number):
@@ -235,20 +240,26 @@ def _losses(of_block: Callable, head: _Head, rows: _Rows, step: Any) -> jax.Arra
     return jax.lax.scan(next_block, None, _number_of_blocks(rows))[1].T
 
 
+_losses = jax.custom_vjp(_of_rows, nondiff_argnums=(0,))
+
+
 def _losses_forward(of_block, head, rows, step):
     return _losses(of_block, head, rows, step), (head, rows, step)
 
 
 def _losses_backward(of_block, residuals, cotangents):
-    return *_with_gradients(of_block, *residuals, cotangents)[1:], None
+    head, rows, step = residuals
+    return *_with_gradients(of_block, head, rows, step, cotangents)[1:], None
 
 
 _losses.defvjp(_losses_forward, _losses_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _mean(of_block: Callable, head: _Head, rows: _Rows, step: Any) -> jax.Array:
+def _of_all(of_block: Callable, head: _Head, rows: _Rows, step: Any) -> jax.Array:
     return jnp.sum(_losses(of_block, head, rows, step) * _weights(rows))
+
+
+_mean = jax.custom_vjp(_of_all, nondiff_argnums=(0,))
 
 
 def _mean_forward(of_block, head, rows, step):
@@ -265,7 +276,7 @@ _mean.defvjp(_mean_forward, _mean_backward)
 
 
 def _weights(rows: _Rows) -> jax.Array:
-    """What each row's loss counts in the mean."""
+    """The weight of each row's loss in the mean."""
     if rows.kept is None:
         numbers = rows.hidden[..., 0].astype(jnp.float32)  # for where the rows are
         return jnp.full_like(numbers, 1 / numbers.size)
@@ -287,13 +298,11 @@ def _with_gradients(of_block, head, rows, step, cotangents):
         loss, transpose = jax.vjp(
             by_logits, logits, head.captured, labels if soft else None
         )
-        cotangent = jax.lax.dynamic_index_in_dim(
-            cotangents, number, axis=1, keepdims=False
-        )
+        cotangent = _take(cotangents, number)
         if kept is not None:
             loss, cotangent = (jnp.where(kept, x, 0) for x in (loss, cotangent))
         d_logits, d_captured, d_labels = transpose(cotangent.astype(loss.dtype))
-        # Narrow factors, or an accelerator would multiply many times slower.
+        # With wide factors an accelerator would multiply many times slower.
         d_narrow = d_logits.astype(jnp.promote_types(hidden.dtype, head.kernel.dtype))
         d_hidden = _product("rk,fk->rf", d_narrow, head.kernel, like=hidden)
         d_head = _Head(

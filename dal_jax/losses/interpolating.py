@@ -1,7 +1,7 @@
 r"""Losses between cross entropy, which fits, and mean absolute error, which is robust.
 
-Each is a function of the label's probability alone. The generalized cross entropy,
-:func:`dal_jax.losses.gce`, is of this kind too.
+With integer labels, each depends only on the label's probability. So does the
+generalized cross entropy, :func:`dal_jax.losses.gce`.
 """
 
 import functools
@@ -28,9 +28,9 @@ def taylor_ce(
     .. math::
       L = \sum_{i=1}^{n} \frac{(1 - p_y)^i}{i}
 
-    Order 1 is the mean absolute error; as the order grows, the cross entropy. The
-    released code clamps probabilities at 1e-6, which lowers the loss by up to
-    :math:`10^{-6} n`.
+    Order 1 is the mean absolute error; as the order grows, the loss becomes the cross
+    entropy. The released code clamps probabilities at 1e-6, which lowers the loss by up
+    to :math:`10^{-6} n`.
 
     Hyper-parameters:
       order: :math:`n`, a Python integer of at least 1.
@@ -67,13 +67,13 @@ def phuber_ce(
       L = \begin{cases} 1 + \log \tau - \tau p_y & p_y \le 1 / \tau \\
       -\log p_y & \text{otherwise} \end{cases}
 
-    The derivative with respect to :math:`p_y` is that of the cross entropy, clipped at
-    :math:`\tau`. At ``tau = 1`` it is the mean absolute error; as ``tau`` grows, the
-    cross entropy.
+    The derivative with respect to :math:`p_y` is the cross entropy's, clipped at
+    :math:`\tau`. At ``tau = 1`` the loss is the mean absolute error; as ``tau`` grows,
+    it becomes the cross entropy.
 
     Hyper-parameters:
-      tau: at least 1; scalar or ``[...]``, may be traced. The publication takes 2 for
-        CIFAR-10 and 10 for CIFAR-100.
+      tau: at least 1; scalar or ``[...]``, may be traced. The paper uses 2 for CIFAR-10
+        and 10 for CIFAR-100.
 
     Returns:
       The loss of each example, ``[...]``, between 0 and :math:`1 + \log \tau`.
@@ -106,11 +106,11 @@ def js(
       {-(1 - \pi) \log(1 - \pi)}.
 
     As ``pi`` goes to 0 it becomes the cross entropy, as it goes to 1 the mean absolute
-    error. The generalised form of the same paper adds a consistency term between two
-    augmentations of an image, which is no function of one example's logits; it is not
-    offered. The released code clamps probabilities and labels at 1e-6 and holds the
-    divisor in single precision: up to 1e-7 a class in value, and a wrong gradient for
-    classes below 1e-6.
+    error. The generalised form in the same paper adds a consistency term between two
+    augmentations of an image. That is not a function of one example's logits, so it is
+    not available here. The released code clamps probabilities and labels at 1e-6, which
+    gives a wrong gradient for classes below that, and holds the divisor in single
+    precision; docs/losses.md has the size of both.
 
     Hyper-parameters:
       pi: between 0 and 1, both excluded; scalar or ``[...]``, may be traced.

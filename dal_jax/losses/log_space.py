@@ -1,11 +1,11 @@
-r"""Log-probabilities, entropy and masks: the one place with numerical care.
+r"""Log-probabilities, entropy and masks for losses that need all classes.
 
-Most losses of the family are a function of the log-probability of the given label,
-for which :mod:`dal_jax.losses.closed_form` has the derivative too.
+Most losses of the family depend only on the log-probability of the given label;
+:mod:`dal_jax.losses.closed_form` handles those.
 
 A loss that needs all classes calls :func:`prepare` first, computes on
-:func:`log_probs` with plain ``jax.numpy``, picks the label by :func:`select_label` and
-hands its result to :func:`mask`:
+:func:`log_probs` with plain ``jax.numpy``, picks the label with :func:`select_label`
+and passes its result to :func:`mask`:
 
     def loss(logits, labels, *, axis=-1, where=None):
         logits, labels, axis = prepare(logits, labels, axis=axis, where=where)
@@ -33,7 +33,7 @@ def prepare(
     axis: int = -1,
     where: jax.typing.ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array, int]:
-    """Checks the arguments that all losses share and makes them safe to compute on.
+    """Checks the arguments that all losses share, and zeroes masked rows.
 
     Args:
       logits: floating, ``[..., num_classes]``.
@@ -46,7 +46,7 @@ def prepare(
       or in the logits' dtype; the axis counted from the front.
 
     Raises:
-      AssertionError: from chex at trace time, naming the argument at fault.
+      AssertionError: at trace time, naming the wrong argument.
     """
     logits, labels, axis = check(logits, labels, axis=axis, where=where)
     return logits.astype(wide(logits)), labels, axis
@@ -106,30 +106,22 @@ def mask(loss: jax.Array, where: jax.typing.ArrayLike | None) -> jax.Array:
 def log_probs(logits: jax.Array, axis: int) -> jax.Array:
     """Log-softmax whose gradient and products with ``p`` stay finite at ``-inf``."""
     below = logits - jnp.max(logits, axis, keepdims=True)
-    # Only a logit of -inf reaches the bound, where p log p would be NaN instead of 0.
+    # Only a logit of -inf reaches the bound; without it p log p would be NaN, not 0.
     below = jnp.maximum(below, jnp.finfo(logits.dtype).min)
     return below - jnp.log(jnp.sum(jnp.exp(below), axis, keepdims=True))
 
 
 @log_probs.defjvp
 def _log_probs_jvp(axis, primals, tangents):
-    # What autodiff makes of the above takes three times as long on the CPU.
-    log_p, tangent = log_probs(*primals, axis), tangents[0]
-    mean = jnp.sum(jnp.exp(log_p) * tangent, axis, keepdims=True)
-    return log_p, tangent - mean
-
-
-@log_probs.defjvp
-def _log_probs_jvp(axis, primals, tangents):
-    # What JAX derives keeps comparisons of the logits with the bound, and the
-    # exponentials.
+    # JAX's own derivative would keep the comparisons of the logits with the bound, and
+    # the exponentials. It takes three times as long on the CPU.
     log_p = log_probs(primals[0], axis)
     mean = jnp.sum(jnp.exp(log_p) * tangents[0], axis, keepdims=True)
     return log_p, tangents[0] - mean
 
 
 def select_label(values: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
-    """Picks ``values`` ``[..., num_classes]`` at the labels, or averages under them."""
+    """Picks ``values`` ``[..., num_classes]`` at the labels, or averages over them."""
     if labels.ndim == values.ndim:
         return jnp.sum(labels * values, axis)
     known = (labels >= 0) & (labels < values.shape[axis])
@@ -150,7 +142,7 @@ def entropy(log_p: jax.Array, axis: int) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _pick(axis: int, values: jax.Array, labels: jax.Array) -> jax.Array:
     if jax.typeof(values).sharding.spec[axis] is not None:
-        # Explicit axes, where a gather along them would have to say its result's.
+        # With explicit axes, a gather along them would have to name its result's.
         return jnp.sum(jnp.where(one_hot(labels, values.shape, axis), values, 0), axis)
     index = jnp.expand_dims(labels, axis)
     return jnp.take_along_axis(values, index, axis, mode="clip").squeeze(axis)
@@ -158,8 +150,8 @@ def _pick(axis: int, values: jax.Array, labels: jax.Array) -> jax.Array:
 
 @_pick.defjvp
 def _pick_jvp(axis, primals, tangents):
-    # A comparison with an iota transposes to a select, where a gather would to a
-    # scatter, which is slow and fuses with nothing.
+    # A comparison with an iota transposes to a select. A gather would transpose to a
+    # scatter, which is slow and does not fuse.
     values, labels = primals
     labelled = one_hot(labels, values.shape, axis)
     tangent = jnp.sum(jnp.where(labelled, tangents[0], 0), axis)

@@ -1,8 +1,8 @@
 r"""Early-learning regularisation: staying close to what was learned first.
 
 Liu et al. (2020), "Early-Learning Regularization Prevents Memorization of Noisy
-Labels", arXiv:2007.00151. The targets of all examples are an array that the caller
-keeps, so both functions are pure; :func:`dal_jax.losses.make_stateful` joins them.
+Labels", arXiv:2007.00151. The caller keeps the targets of all examples in an array, so
+both functions are pure. :func:`dal_jax.losses.make_stateful` combines them.
 """
 
 import chex
@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from dal_jax.hyperparameters import Fraction, NonNegative
 from dal_jax.losses import log_space
 
-# The released code's bound on what enters a target; no target reaches 1 by it.
+# The released code bounds probabilities by this, so that no target reaches 1.
 _LEAST = 1e-4
 
 
@@ -31,14 +31,14 @@ def elr(
     .. math::
       L = -\log p_y + \lambda \log\left(1 - \sum_k p_k t_k\right)
 
-    The second term falls without bound as prediction and target agree; its gradient
-    keeps examples that were learned early, and takes weight from wrong labels.
+    The second term falls without bound as prediction and target agree. Its gradient
+    preserves what was learned early and reduces the weight of wrong labels.
 
     Args:
       logits: floating, ``[..., num_classes]``.
       labels: integers ``[...]``, or distributions ``[..., num_classes]``.
-      targets: :math:`t`, ``[..., num_classes]``, at least 0 with a sum below 1 or at
-        most 1; no gradient flows to them. Made by :func:`elr_targets`.
+      targets: :math:`t`, ``[..., num_classes]``, at least 0 with a sum of at most 1,
+        made by :func:`elr_targets`. No gradient flows to them.
       regularization_weight: :math:`\lambda`, at least 0; 0 is the cross entropy. Scalar
         or ``[...]``, may be traced.
       axis: the class axis of ``logits`` and ``targets``.
@@ -80,8 +80,8 @@ def elr_targets(
 
     Args:
       logits: floating, ``[..., num_classes]``; no gradient flows through them.
-      targets: those of the last time, ``[..., num_classes]``; zeros at the beginning.
-      beta: between 0, the last prediction alone, and 1, targets that never move.
+      targets: the previous targets, ``[..., num_classes]``; zeros at the beginning.
+      beta: between 0 (the targets are the last prediction) and 1 (they never move).
       axis: the class axis.
 
     Returns:

@@ -1,4 +1,4 @@
-r"""Negative learning: what an image is not.
+r"""Negative learning: learning what an image does not show.
 
 Kim et al. (2019), "NLNL: Negative Learning for Noisy Labels", arXiv:1908.07387.
 """
@@ -28,10 +28,10 @@ def nlnl(
       L = -\frac{1}{N} \sum_{n=1}^N w_{\bar y_n} \log(1 - p_{\bar y_n})
 
     with complementary labels :math:`\bar y_n`, drawn uniformly and independently from
-    all classes but the given label. Wrong labels harm less this way: the image rarely
-    shows :math:`\bar y_n`. The released code takes 1 negative for CIFAR-10 and 110 for
-    CIFAR-100; it counts no :math:`1 - p` below 1e-5, where the gradient here stays
-    exact.
+    all classes except the given label. Wrong labels do less harm this way, because the
+    image rarely shows :math:`\bar y_n`. The released code uses 1 negative for CIFAR-10
+    and 110 for CIFAR-100. It clamps :math:`1 - p` at 1e-5; here the gradient stays
+    exact below that.
 
     Args:
       logits: floating, ``[..., num_classes]``, at least two classes; bfloat16 and
@@ -55,8 +55,8 @@ def nlnl(
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
     num_classes = logits.shape[axis]
     chex.assert_rank(labels, logits.ndim - 1)
-    # The remainder favours none by more than num_classes / 2^32, and takes a quarter of
-    # the random bits that ``randint`` asks for.
+    # The remainder is biased by at most num_classes / 2^32, and needs a quarter of the
+    # random bits that ``randint`` uses.
     bits = jax.random.bits(key, (num_negatives, labels.size), jnp.uint32)
     offset = 1 + (bits % (num_classes - 1)).astype(jnp.int32)
     negatives = (labels.reshape(-1) + offset) % num_classes
@@ -69,10 +69,10 @@ def nlnl(
 
 
 def _log_complement(logits: jax.Array, negatives: jax.Array, axis: int) -> jax.Array:
-    r""":math:`\log(1 - p_n)` of the ``negatives`` ``[number, ...]``, however near to 1.
+    r""":math:`\log(1 - p_n)` of the ``negatives`` ``[number, ...]``, exact near 1.
 
-    A class with more than half of the probability leaves the sum over all others,
-    where the difference from 1 would lose everything; any other the difference.
+    If a class has more than half of the probability, :math:`1 - p` would lose
+    precision, so it is the sum over the other classes. Otherwise it is the difference.
     """
     log_p = log_space.log_probs(logits, axis)
     half = jnp.log(0.5)

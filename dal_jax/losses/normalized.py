@@ -1,4 +1,4 @@
-r"""Normalised losses, which any loss becomes when divided by its sum over the labels.
+r"""Normalised losses: a loss divided by its sum over all labels.
 
 Ma et al. (2020), "Normalized Loss Functions for Deep Learning with Noisy Labels",
 arXiv:2006.13554. For a loss :math:`a(\log p_y)`,
@@ -6,9 +6,9 @@ arXiv:2006.13554. For a loss :math:`a(\log p_y)`,
 .. math::
   L = \frac{a(\log p_y)}{\sum_j a(\log p_j)},
 
-so that the sum of :math:`L` over all labels is 1 whatever the prediction: symmetric,
-and by that robust, yet it fits less well. :mod:`~dal_jax.losses.active_passive` adds
-these losses to others for that reason.
+so the sum of :math:`L` over all labels is 1 for every prediction. This makes the loss
+symmetric and therefore robust, but it fits less well. That is why
+:mod:`~dal_jax.losses.active_passive` adds other losses to these.
 """
 
 import jax
@@ -29,7 +29,7 @@ def nce(
 ) -> jax.Array:
     r"""Normalised cross entropy, :math:`\log p_y / \sum_k \log p_k`.
 
-    Equal to the released code, which clamps nothing here.
+    This equals the released code, which clamps nothing here.
 
     Returns:
       The loss of each example, ``[...]``, between 0 and 1.
@@ -54,7 +54,7 @@ def nfl(
 ) -> jax.Array:
     r"""Normalised focal loss.
 
-    The :func:`~dal_jax.losses.focusing.focal` loss over its sum over all labels,
+    The :func:`~dal_jax.losses.focusing.focal` loss divided by its sum over all labels,
 
     .. math::
       L = \frac{(1 - p_y)^\gamma \log p_y}{\sum_k (1 - p_k)^\gamma \log p_k}.
@@ -73,7 +73,7 @@ def nfl(
     """
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
     log_p = log_space.log_probs(logits, axis)
-    # Without the checkpoint the CPU writes out what value and derivative share.
+    # Without the checkpoint, the CPU would write out what value and derivative share.
     values = jax.checkpoint(focal_term)(log_p, jnp.asarray(gamma, log_p.dtype))
     return log_space.mask(share_of_label(values, labels, axis), where)
 
@@ -93,9 +93,9 @@ def nnce(
       A = -\log p_\mathrm{min},
 
     a passive loss made from the cross entropy. Probabilities below
-    :math:`p_\mathrm{min}` count as :math:`p_\mathrm{min}`: that is part of the
-    definition, without which the denominator may vanish, and such a label has no
-    gradient of its own.
+    :math:`p_\mathrm{min}` count as :math:`p_\mathrm{min}`, so a label below it has no
+    gradient of its own. This clamp is part of the definition: without it the
+    denominator may vanish.
 
     Hyper-parameters:
       min_probability: above 0 and below 1 / num_classes; scalar, may be traced.
@@ -115,10 +115,10 @@ def nnce(
 
 
 def share_of_label(values: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
-    """Of the losses of all labels, the given one's over the sum of all."""
+    """The given label's loss, divided by the sum over all labels."""
     return log_space.select_label(values, labels, axis) / jnp.sum(values, axis)
 
 
 def above_least(log_p: jax.Array, min_probability: ArrayLike) -> jax.Array:
-    """How far the logarithms are above the least that counts."""
+    """How far the log-probabilities are above the smallest that counts."""
     return jnp.maximum(log_p - jnp.log(min_probability), 0)

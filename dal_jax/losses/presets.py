@@ -1,13 +1,13 @@
-"""Hyper-parameters of the losses, by data set: published, but for ``digits``.
+"""Hyper-parameters of the losses by data set; all are published, except ``digits``.
 
-Values without a note are those of the code that Li et al. (2023), arXiv:2303.11562,
-released: CIFAR, 150 epochs of batches of 128; mini-WebVision, the first 50 classes, 250
-epochs of batches of 512. The others were read in the code that the authors named above
-them released, or, where it says so, in the paper.
+Values without a comment come from the code that Li et al. (2023), arXiv:2303.11562,
+released: CIFAR with 150 epochs in batches of 128; mini-WebVision, the first 50 classes,
+with 250 epochs in batches of 512. The others come from the code that the authors named
+in the comment released, or from their paper where it says so.
 
 ``digits`` holds the one loss that does not learn scikit-learn's digits with its
-published values, chosen by accuracy on a fifth of the training set, held out with noisy
-labels.
+published values. Its value was chosen by accuracy on a fifth of the training set, held
+out with noisy labels.
 """
 
 from typing import Any
@@ -89,8 +89,8 @@ _PRESETS: dict[str, dict[str, Hyperparameters]] = {
         "anl_ce": {"alpha": 20.0, "beta": 1.0, "min_probability": 1e-7},
     },
     "digits": {
-        # Of 1e-7, 1e-3, 1e-2 and 0.05: the gradient of the published value is a
-        # fourteenth of that of the mean absolute error.
+        # Chosen from 1e-7, 1e-3, 1e-2 and 0.05: with the published value the gradient
+        # is a fourteenth of the mean absolute error's.
         "nnce": {"min_probability": 0.05},
     },
 }
@@ -108,7 +108,7 @@ def names() -> tuple[str, ...]:
 
 
 def holds(preset: str, loss: str) -> bool:
-    """Whether a preset has hyper-parameters for a loss; false for one without any.
+    """Whether a preset holds hyper-parameters for a loss.
 
     Raises:
       InputError: if there is no such preset.

@@ -1,17 +1,17 @@
-"""A loss from its name and hyper-parameters, in the one form that a trainer needs.
+"""A loss from its name and hyper-parameters, in the form that a trainer needs.
 
 To add a loss, write it as ``loss(logits, labels, *, hyper=default, axis=-1,
-where=None)`` in a module of this package and put one line into the table below. Its
-keyword arguments are its hyper-parameters, with the range that their annotation says
-(:mod:`dal_jax.hyperparameters`); any of them may be given as an optax schedule, and is
-then evaluated at each step.
+where=None)`` in a module of this package and add one line to the table below. Its
+keyword arguments are its hyper-parameters, and their annotations give the ranges
+(:mod:`dal_jax.hyperparameters`). A real one may be given as a function of the step,
+such as an optax schedule; it is then evaluated at each step.
 
-A loss that depends on the step by itself, draws random numbers, remembers examples or
-has coefficients to report comes with a factory (:mod:`~dal_jax.losses.factories`). It
-is passed what it asks for of the run: ``total_steps``, ``steps_per_epoch``,
-``num_classes``, and for a loss with a memory ``num_examples``.
+A loss that depends on the step itself, draws random numbers, remembers examples or
+reports coefficients needs a factory (:mod:`~dal_jax.losses.factories`). The factory can
+ask for ``total_steps``, ``steps_per_epoch``, ``num_classes`` and, for a loss with a
+memory, ``num_examples``.
 
-Published hyper-parameters go into ``presets.py``, with where they come from.
+Published hyper-parameters go into ``presets.py``, with their source.
 """
 
 import functools
@@ -45,7 +45,7 @@ from dal_jax.schedules import dal_schedule
 
 
 class _Entry(NamedTuple):
-    """How a loss is made; its factory and its functions declare hyper-parameters."""
+    """A loss's factory, and the functions that declare its hyper-parameters with it."""
 
     make: Callable[..., Any]
     functions: tuple[Callable[..., Any], ...]
@@ -104,7 +104,7 @@ def names() -> tuple[str, ...]:
 
 
 def hyperparameters(name: str) -> dict[str, Hyperparameter]:
-    """Returns what a loss declares of its hyper-parameters, by name.
+    """Returns the declarations of a loss's hyper-parameters, by name.
 
     Raises:
       InputError: if there is no such loss.
@@ -120,7 +120,7 @@ def hyperparameters(name: str) -> dict[str, Hyperparameter]:
 
 
 def accepted(name: str) -> tuple[str, ...]:
-    """Returns the names of the hyper-parameters of a loss, which :func:`make` takes.
+    """Returns the names of the hyper-parameters that :func:`make` takes for a loss.
 
     Raises:
       InputError: if there is no such loss.
@@ -144,25 +144,26 @@ def make(
     """Returns a loss by name, as a pure function of logits, labels and step.
 
     Args:
-      name: one of :func:`names`.
-      total_steps: the run's length, for the losses that follow a schedule. Without
-        it ``dal`` takes the released CIFAR recipe's, 150 epochs of 391 steps.
-      steps_per_epoch: for ``dal`` and ``ce_sr``, which then hold their coefficients
+      name: one of :func:`names`, except ``elr``.
+      total_steps: the run's length, for losses that follow a schedule. Without it,
+        ``dal`` takes the length of the released CIFAR recipe, 150 epochs of 391 steps.
+      steps_per_epoch: for ``dal`` and ``ce_sr``, whose coefficients then stay constant
         within an epoch, unless ``per_epoch=False``.
-      num_classes: the number of classes, for the losses that need it beforehand.
+      num_classes: the number of classes, for losses that need it in advance.
       preset: published hyper-parameters to start from, see
         :func:`dal_jax.losses.presets.names`.
-      **hyperparameters: the loss's own, see :func:`accepted`; they win over the
-        preset's, and ``None`` is the same as not given. Real ones may be optax
-        schedules, functions of the step, but for those of ``dal``, which make one.
-        ``per_epoch``, whether scheduled coefficients hold within an epoch, may be given
-        for every loss.
+      **hyperparameters: the loss's own, see :func:`accepted`. They override the
+        preset's; ``None`` is the same as not given. Real ones may be functions of the
+        step, such as optax schedules, except those of ``dal``, which make a schedule.
+        Every loss accepts ``per_epoch`` (whether scheduled coefficients stay constant
+        within an epoch).
 
     Returns:
-      ``loss(logits, labels, step)`` with logits ``[..., num_classes]``, integer labels
-      or distributions and a step that may be traced; the result has shape ``[...]``.
-      ``nlnl`` draws by the step and an example's place in ``labels``, which differs
-      between batches; :func:`make_stateful` draws by its place in the training set.
+      ``loss(logits, labels, step)``. Logits are ``[..., num_classes]``, labels integers
+      or distributions, and the step may be traced; the result has shape ``[...]``.
+      ``nlnl`` draws by the step and an example's position in ``labels``, which differs
+      between batches; with :func:`make_stateful` it draws by the position in the
+      training set.
 
     Raises:
       InputError: if the loss, the preset or a hyper-parameter is unknown, if a
@@ -178,8 +179,8 @@ def make(
     """
     if name in _STATEFUL:
         raise InputError(
-            f"loss {name!r} remembers every example, which make cannot pass on: "
-            "use make_stateful"
+            f"loss {name!r} remembers every example: expected make_stateful, because "
+            "make has no place for a memory; use make_stateful"
         )
     return _make(
         name,
@@ -201,7 +202,7 @@ def make_stateful(
     preset: str | None = None,
     **hyperparameters: Any,
 ) -> StatefulLoss:
-    """Returns any loss in the form that may carry a memory of every example.
+    """Returns any loss in the form that can carry a memory of every example.
 
     Args:
       name: one of :func:`names`; a loss without memory is wrapped.
@@ -257,7 +258,7 @@ def _make(
 
 
 def _checked(name: str, preset: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """All hyper-parameters of a loss: those given, of the preset, and defaults."""
+    """All hyper-parameters of a loss: given, then from the preset, then defaults."""
     known = hyperparameters(name)
     given = {key: value for key, value in given.items() if value is not None}
     if "per_epoch" not in known:

@@ -1,4 +1,4 @@
-r"""What a loss needs of a row of logits: its label's log-probability and its entropy.
+r"""What a loss needs from a row of logits: its label's log-probability and its entropy.
 
 With :math:`m` the row's largest logit,
 
@@ -6,11 +6,11 @@ With :math:`m` the row's largest logit,
   S = \sum_k e^{z_k - m}, \qquad T = \sum_k (z_k - m) \, e^{z_k - m}, \qquad
   \log p_y = z_y - m - \log S, \qquad H = \log S - T / S.
 
-On GPU and TPU all four numbers come from one pass over the logits: a reduction of
-several numbers at once that rescales :math:`S` and :math:`T` whenever the maximum
-moves. This is the online softmax of Milakov and Gimelshein (2018), arXiv:1805.02867,
-with its first moment. On the CPU it would be slow; there a pass finds the maximum, and
-others the sums.
+On GPU and TPU all four numbers come from one pass over the logits: one reduction of
+several numbers that rescales :math:`S` and :math:`T` whenever the maximum changes. This
+is the online softmax of Milakov and Gimelshein (2018), arXiv:1805.02867, with its first
+moment. On the CPU it would be slow; there one pass finds the maximum and others compute
+the sums.
 
 The derivative
 
@@ -18,9 +18,9 @@ The derivative
   \frac{\partial \log p_y}{\partial z_k} = [k = y] - p_k, \qquad
   \frac{\partial H}{\partial z_k} = -p_k \Big( z_k - m - \frac T S \Big)
 
-is computed from the logits and the row's numbers once the cotangents are there. So
-value and gradient read the logits twice and write the gradient, and keep no other array
-of that size.
+is computed from the logits and the row's numbers when the cotangents are known. So
+value and gradient read the logits twice, write the gradient, and keep no other array of
+that size.
 """
 
 import functools
@@ -35,7 +35,7 @@ from dal_jax.losses.summation import below, half_below, sums_over_classes
 
 
 class Sums(NamedTuple):
-    """The numbers of each row, ``[...]``; without its entropy, no moment."""
+    """The numbers of each row, ``[...]``; no moment if no entropy is wanted."""
 
     top: jax.Array
     label: jax.Array
@@ -51,7 +51,7 @@ def label_and_entropy(
 
     Args:
       axis: the class axis, counted from the front.
-      with_entropy: whether the entropy is wanted; ``None`` takes its place if not.
+      with_entropy: whether to compute the entropy; if not, it is ``None``.
       logits: floating, ``[..., num_classes]``.
       labels: integers ``[...]``; one outside ``[0, num_classes)`` gives NaN.
 
@@ -107,7 +107,7 @@ def _sums(axis: int, with_entropy: bool, logits: jax.Array, labels: jax.Array) -
 
 @_sums.defjvp
 def _sums_jvp(axis, with_entropy, primals, tangents):
-    """For second derivatives: the plain form's, since JAX has none for the other."""
+    """For second derivatives, of the plain form; JAX cannot derive the other."""
     logits, labels = primals
     passes = functools.partial(in_passes, axis, with_entropy, labels=labels)
     return jax.jvp(passes, (logits,), (tangents[0],))
@@ -116,7 +116,7 @@ def _sums_jvp(axis, with_entropy, primals, tangents):
 def in_passes(
     axis: int, with_entropy: bool, logits: jax.Array, labels: jax.Array
 ) -> Sums:
-    """The sums as the formulas above read, in forms that XLA's CPU backend fuses."""
+    """The sums as in the formulas above, in forms that XLA's CPU backend fuses."""
     top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
     narrow, logits = logits, logits.astype(log_space.wide(logits))
     top = top.astype(logits.dtype)
@@ -135,7 +135,7 @@ def in_passes(
 
 
 def _moment(logits: jax.Array, top: jax.Array, degree: jax.Array) -> jax.Array:
-    """Exponentials for degree 0, and times their exponents for degree 1."""
+    """Exponentials for degree 0; for degree 1, times their exponents."""
     shifted = below(logits.astype(top.dtype), top)
     return jnp.exp(shifted) * (1 - degree + degree * shifted)
 
@@ -162,10 +162,10 @@ def online(axis: int, with_entropy: bool, logits: jax.Array, labels: jax.Array) 
 
 
 def _join(one: tuple, other: tuple) -> tuple[Any, ...]:
-    """Puts two parts of a row together: the lower one's sums go below the new top."""
+    """Joins two parts of a row: rescales the lower one's sums to the higher top."""
     (top, label, total, *moment), (top_2, label_2, total_2, *moment_2) = one, other
     higher = top_2 > top
-    # No more than where the exponential is zero, so that no product overflows.
+    # Beyond this the exponential is zero; the bound keeps products from overflowing.
     fall = jnp.minimum(jnp.abs(top_2 - top), 1000)
     scale = jnp.exp(-fall)
 

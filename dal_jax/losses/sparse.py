@@ -28,15 +28,16 @@ def ce_sr(
       L = -\log s_y + \lambda \sum_k s_k^p, \qquad
       s = \mathrm{softmax}\left(\frac{z}{\tau \, \|z\|_2}\right)
 
-    The normalised logits bound how sharp a prediction can be; the norm, smallest for a
-    one-hot prediction, draws it there. Logits that are all zero are left as they are.
-    Equal to the released code, which clamps nothing here.
+    Normalising the logits limits how sharp a prediction can be. The penalty is smallest
+    for a one-hot prediction and pulls predictions towards it. Logits that are all zero
+    stay as they are. This equals the released code, which clamps nothing here.
 
     Hyper-parameters:
       temperature: :math:`\tau`, above 0; the smaller, the sharper a prediction can be.
-      p: above 0 and at most 1, where the norm is constant.
-      regularization_weight: :math:`\lambda`, at least 0; grows during training. 0 is
-        the cross entropy of the normalised logits. All are scalar and may be traced.
+      p: above 0 and at most 1; at 1 the penalty is constant.
+      regularization_weight: :math:`\lambda`, at least 0; 0 is the cross entropy of the
+        normalised logits. All are scalar and may be traced. Published runs let it grow
+        during training.
 
     Returns:
       The loss of each example, ``[...]``, at least 0.

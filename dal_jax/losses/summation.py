@@ -18,18 +18,19 @@ def sums_over_classes(
 ) -> jax.Array:
     """Sums an elementwise function of arrays over the classes, several times.
 
-    XLA's CPU backend fuses a sum with all that feeds it (but comparisons and selects,
-    which the function should do without), unless another sum or the gradient has an
-    operation in common with it: that it computes once and writes out, which takes
-    longer than to compute it again. A loop keeps each sum by itself, and the barrier
-    keeps in the loop what does not change in it. Other backends make one pass over the
+    XLA's CPU backend fuses a sum with everything that feeds it (except comparisons and
+    selects, which the function should avoid). But if another sum or the gradient shares
+    an operation with it, XLA computes that operation once and writes it out, which
+    takes longer than computing it again. The loop separates the sums, and the barrier
+    keeps loop-invariant code inside the loop. Other backends make one pass over the
     arrays for all sums.
 
     Args:
       function: elementwise, ``function(*arrays, *shared, *one_of_each)``.
       arrays: ``[..., num_classes]`` each.
-      shared: what the classes of a row share, of size 1 along ``axis``, or scalars.
-      each: the same for every sum, along a new first axis of at least two.
+      shared: scalars, or arrays with size 1 along ``axis``: one value per row.
+      each: like ``shared``, but one for every sum, along a new first axis of size 2 or
+        more.
       axis: the class axis, counted from the front.
 
     Returns:
@@ -57,10 +58,10 @@ def sums_over_classes(
 
 
 def below(logits: jax.Array, top: jax.Array) -> jax.Array:
-    """How far the logits are below the largest, finite even for ``-inf``."""
+    """The logits minus the largest one, finite even for ``-inf``."""
     return jnp.maximum(logits - top, jnp.finfo(logits.dtype).min)
 
 
 def half_below(logits: jax.Array, top: jax.Array) -> jax.Array:
-    """Half of :func:`below`, exactly, with no operation or constant in common."""
+    """Exactly half of :func:`below`, without sharing an operation or a constant."""
     return jnp.maximum(logits / 2 - top / 2, jnp.finfo(logits.dtype).min / 2)

@@ -7,7 +7,7 @@ arXiv:1906.03361. With :math:`c = t - 1`,
   \log_t u = \frac{u^{-c} - 1}{-c}, \qquad
   \exp_t u = (1 - c u)^{-1 / c},
 
-which are the natural ones at :math:`t = 1`.
+which become the natural ones at :math:`t = 1`.
 """
 
 import math
@@ -41,11 +41,11 @@ def bi_tempered(
       p_k = \exp_{t_2}(z_k - \lambda(z)),
 
     where :math:`\lambda` makes the probabilities sum to 1. It is found by fixed-point
-    iteration; the derivative is that of the iterations, as in the released code, so
-    value and gradient fit together even where they have not converged. At
-    ``t1 = t2 = 1`` it is the cross entropy. The released code's values differ by a
-    constant of up to 2e-6 (its logarithm of a one-hot label adds 1e-10 in single
-    precision); its gradients are equal.
+    iteration. The derivative goes through the iterations, as in the released code, so
+    value and gradient agree even if the iterations have not converged. At
+    ``t1 = t2 = 1`` the loss is the cross entropy. The released code's values differ by
+    a constant of up to 2e-6 (it adds 1e-10 inside the logarithm of a one-hot label, in
+    single precision); its gradients are equal.
 
     Hyper-parameters:
       t1: below 2, and below 1 for a bounded loss.
@@ -90,10 +90,10 @@ def _tempered_log_probs(
     and :math:`s \leftarrow Z(s)^{-c}`, iterated from 1, the probabilities are
     :math:`\exp_t(Z^{-c} u_k) / Z` with the last :math:`Z`.
     """
-    # Near enough to the limit at t2 = 1 to equal it, without a case of its own.
+    # Close enough to the limit at t2 = 1 to equal it, without a special case.
     c = jnp.where(t2 == 1, 1e-20, t2 - 1)
-    # Short of convergence the normaliser depends on where it starts, so the
-    # gradient goes through the maximum.
+    # Before convergence the normaliser depends on where it starts, so the gradient goes
+    # through the maximum.
     top = jnp.max(logits, axis, keepdims=True)
     below = jnp.maximum(logits - top, jnp.finfo(logits.dtype).min)
 

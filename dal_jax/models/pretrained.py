@@ -13,8 +13,7 @@ from dal_jax.errors import InputError
 from dal_jax.models import weights
 from dal_jax.models.heads import is_head
 from dal_jax.models.vit import resize_positions
-
-Place = tuple[str, ...]
+from dal_jax.models.weights import Place
 
 
 def as_rngs(source: nnx.Rngs | jax.Array) -> nnx.Rngs:
@@ -51,33 +50,34 @@ def pretrained(
     # What the parameters are called depends neither on the classes nor on the stem.
     form = {"small_images": True} if stem_as_in_file else {}
     sketch = _sketch(functools.partial(construct, num_classes=1, **form))
-    names = {weights.parameter_name(place) for place in _leaves(sketch)} - {None}
+    names = weights.parameter_names(_leaves(sketch)).values()
     stored = weights.read(path, names)
     if stem_as_in_file:
         form = {"small_images": stored.get("stem.weight").shape[-1:] == (3,)}
     head = next(filter(is_head, names))
-    classes = None if stored.get(head) is None else len(stored.get(head))
+    classes = len(stored.get(head)) if stored.holds(head) else None
     if num_classes is None and classes is None:
         raise InputError(f"weights {path} have no last layer: give num_classes")
     keeps_head = classes is not None and num_classes in (None, classes)
     construct = functools.partial(construct, num_classes=num_classes or classes, **form)
     sketch = _sketch(construct)
+    leaves = _leaves(sketch)
     shapes = {
-        place: leaf
-        for place, leaf in _leaves(sketch).items()
-        if weights.parameter_name(place) and (keeps_head or not is_head(place))
+        place: leaves[place]
+        for place in weights.parameter_names(leaves)
+        if keeps_head or not is_head(place)
     }
-    leaves = _from_file(stored, shapes, getattr(sketch, "grid", None))
-    if set(leaves) != set(_leaves(sketch)):
+    arrays = _from_file(stored, shapes, getattr(sketch, "grid", None))
+    if set(arrays) != set(leaves):
         if rngs is None:
             raise InputError(
                 f"weights {path} leave the last layer, or dropout's random numbers, "
                 "open: give rngs, such as nnx.Rngs(0)"
             )
         key = as_rngs(rngs).params()
-        leaves |= _drawn(construct, set(leaves), key)
+        arrays |= _drawn(construct, set(arrays), key)
     graph, state = nnx.split(sketch)
-    nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(leaves))
+    nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(arrays))
     return nnx.merge(graph, state)
 
 
@@ -96,9 +96,9 @@ def _from_file(
     grid: tuple[int, int] | None,
 ) -> dict[Place, jax.Array]:
     """The parameters of the given shapes, positions interpolated for the grid."""
+    names = weights.parameter_names(shapes)
     expected = {
-        weights.parameter_name(place): weights.torch_shape(leaf.shape)
-        for place, leaf in shapes.items()
+        name: weights.torch_shape(shapes[place].shape) for place, name in names.items()
     }
     if grid is not None:
         rows, columns = old_grid = stored.grid(grid)
@@ -106,10 +106,8 @@ def _from_file(
     weights.check_shapes(stored, expected)
     arrays = {
         # A copy: on the CPU the array may otherwise share the file's memory.
-        place: jnp.array(
-            weights.from_torch(stored.get(weights.parameter_name(place))), leaf.dtype
-        )
-        for place, leaf in shapes.items()
+        place: jnp.array(weights.from_torch(stored.get(name)), shapes[place].dtype)
+        for place, name in names.items()
     }
     if grid is not None:
         place = ("positions",)

@@ -37,6 +37,7 @@ _LEAVES = {
 _PICKLES = (".pth", ".pt", ".bin", ".pkl", ".pickle", ".ckpt", ".tar", ".joblib")
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
+Place = tuple[str, ...]
 Shape = tuple[int, ...]
 
 
@@ -48,11 +49,13 @@ class Stored(NamedTuple):
     naming: Naming
     metadata: Mapping[str, str]
 
-    def get(self, parameter: str) -> np.ndarray | None:
-        """Returns a parameter in PyTorch's layout, ``None`` if it is not there."""
+    def holds(self, parameter: str) -> bool:
+        """Whether the file has a parameter; only the last layer may be absent."""
+        return set(self.naming.names(parameter)) <= set(self.tensors)
+
+    def get(self, parameter: str) -> np.ndarray:
+        """Returns a parameter that the file has, in PyTorch's layout."""
         names = self.naming.names(parameter)
-        if not set(names) <= set(self.tensors):
-            return None
         parts = [np.atleast_1d(self.tensors[name]) for name in names]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -78,7 +81,7 @@ def read(path: str | os.PathLike[str], parameters: Collection[str]) -> Stored:
 
     Args:
       path: a .safetensors file.
-      parameters: what the network has, as :func:`parameter_name` writes it.
+      parameters: what the network has, as :func:`parameter_names` calls it.
 
     Raises:
       InputError: a file that is missing, truncated, or of another kind; parameters
@@ -182,7 +185,7 @@ def _refuse_pickles(path: str) -> None:
         raise InputError(refused)
 
 
-def flatten(tree: Any) -> dict[tuple[str, ...], Any]:
+def flatten(tree: Any) -> dict[Place, Any]:
     """Returns the leaves of nested dictionaries by their keys.
 
     Example:
@@ -193,15 +196,21 @@ def flatten(tree: Any) -> dict[tuple[str, ...], Any]:
     return {tuple(key.key for key in path): leaf for path, leaf in leaves}
 
 
-def parameter_name(path: tuple[str, ...]) -> str | None:
-    """Returns a parameter's place, its last part as PyTorch's; ``None`` for others.
+def parameter_names(places: Iterable[Place]) -> dict[Place, str]:
+    """Returns what the parameters among some places in a module are called.
+
+    A parameter's name is its place, with the last part as PyTorch has it.
 
     Example:
-      >>> parameter_name(("blocks", "block00", "norm1", "scale"))
-      'blocks.block00.norm1.weight'
+      >>> block = "blocks", "block00"
+      >>> parameter_names([(*block, "norm1", "scale"), (*block, "dropout", "count")])
+      {('blocks', 'block00', 'norm1', 'scale'): 'blocks.block00.norm1.weight'}
     """
-    leaf = _LEAVES.get(path[-1])
-    return None if leaf is None else ".".join([*path[:-1], leaf])
+    return {
+        place: ".".join([*place[:-1], _LEAVES[place[-1]]])
+        for place in places
+        if place[-1] in _LEAVES
+    }
 
 
 def to_torch(array: Any) -> Any:
@@ -261,17 +270,17 @@ def save_weights(
     """
     state = nnx.to_pure_dict(nnx.state(module))
     arrays = flatten(state) | flatten(params or {}) | flatten(model_state or {})
-    named = {parameter_name(place): array for place, array in arrays.items()}
-    named.pop(None, None)
-    naming = NAMINGS[family(named)][0]
+    names = parameter_names(arrays)
+    naming = NAMINGS[family(names.values())][0]
     tensors = {
-        naming.name(parameter): np.ascontiguousarray(to_torch(np.asarray(array)))
-        for parameter, array in named.items()
-        if head or not is_head(parameter)
+        naming.name(name): np.ascontiguousarray(to_torch(np.asarray(arrays[place])))
+        for place, name in names.items()
+        if head or not is_head(place)
     }
     metadata = {"format": "pt"}
-    if "positions" in named:
-        metadata["patch_grid"] = "x".join(map(str, module.grid))
+    grid = getattr(module, "grid", None)
+    if grid is not None:
+        metadata["patch_grid"] = "x".join(map(str, grid))
     path = Path(path)
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_bytes(safetensors.numpy.save(tensors, metadata))

@@ -1,7 +1,7 @@
-"""Clean labels in, noisy labels and a record of what was done out.
+"""Turns clean labels into noisy labels, and records what was done.
 
-Everything here is numpy and deterministic by its seed. :func:`apply` knows every kind
-by name; the functions beside it are the kinds themselves.
+Everything here computes with numpy and is decided by its seed. :func:`apply` makes
+every kind of noise by name; the other functions are the kinds themselves.
 """
 
 from dal_jax.noise.class_maps import CLASS_MAPS, blocks_of_five, class_map_for

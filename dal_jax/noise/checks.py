@@ -1,4 +1,4 @@
-"""Checks that every kind of noise shares; each error is one line."""
+"""Checks that all kinds of noise share; each error is one line."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ def check_labels(labels: Any, num_classes: int, what: str = "labels") -> np.ndar
     """Returns the labels as int32 ``[N]`` after checking dtype, rank and range.
 
     Args:
-      labels: anything numpy reads as an array.
+      labels: anything that numpy reads as an array.
       num_classes: labels are in ``[0, num_classes)``.
-      what: how an error names them.
+      what: what an error calls them.
 
     Returns:
       A new int32 array.
@@ -27,7 +27,7 @@ def check_labels(labels: Any, num_classes: int, what: str = "labels") -> np.ndar
     """
     if num_classes < 2:
         raise InputError(
-            f"noise needs at least 2 classes, got {num_classes}; check the labels"
+            f"noise: expected at least 2 classes, got {num_classes}; check the labels"
         )
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu":
@@ -42,8 +42,8 @@ def check_labels(labels: Any, num_classes: int, what: str = "labels") -> np.ndar
     if labels.min() < 0 or labels.max() >= num_classes:
         raise InputError(
             f"{what}: values from {labels.min()} to {labels.max()}, and the "
-            f"{num_classes} classes are 0 to {num_classes - 1}; mend them, or give "
-            "those of this data set"
+            f"{num_classes} classes are 0 to {num_classes - 1}; fix them, or give the "
+            "labels of this data set"
         )
     return labels.astype(np.int32)
 
@@ -98,9 +98,7 @@ def check_rate(rate: float) -> float:
       1.0
     """
     if isinstance(rate, str | bool) or not 0 <= rate <= 1:
-        raise InputError(
-            f"noise rate {rate!r} is outside [0, 1]; 40 % is written as 0.4"
-        )
+        raise InputError(f"noise rate {rate!r} is outside [0, 1]; write 40 % as 0.4")
     return float(rate)
 
 

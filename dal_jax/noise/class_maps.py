@@ -79,7 +79,7 @@ def _from_pairs(num_classes: int, pairs: dict[int, int]) -> np.ndarray:
 
 
 CLASS_MAPS: dict[str, np.ndarray] = {
-    # Look-alike digits, both directions for 5 and 6 only.
+    # Digits that look alike; only 5 and 6 are mistaken in both directions.
     "digits": _from_pairs(10, {7: 1, 2: 7, 5: 6, 6: 5, 3: 8}),
     # truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog.
     "cifar10": _from_pairs(10, {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}),
@@ -118,14 +118,14 @@ def resolve(
     Args:
       class_map: a key of :data:`CLASS_MAPS`, or ``[num_classes]`` integers, which may
         be written as one string, ``"1,0,2"``.
-      num_classes: of the data set; default: as many as the map has.
+      num_classes: of the data set; default: the map's length.
 
     Returns:
       ``[num_classes]`` int64.
 
     Raises:
-      InputError: no map or an unknown name was given, or it is for another number
-        of classes, or it names a class that does not exist.
+      InputError: no map or an unknown name was given, the map is for another number of
+        classes, or it names a class that does not exist.
 
     Example:
       >>> resolve("digits", 10).tolist()
@@ -137,8 +137,8 @@ def resolve(
         fitting = [name for name, m in CLASS_MAPS.items() if len(m) == num_classes]
         known = f"one of {', '.join(fitting)}, or " if fitting else ""
         raise InputError(
-            "asymmetric noise needs a class map (config.noise.class_map): give "
-            f"{known}the index of each class's target, as in 1,0,2"
+            "asymmetric noise needs a class map: set config.noise.class_map to "
+            f"{known}the index of each class's target, such as 1,0,2"
         )
     what = "the class map"
     if isinstance(class_map, str) and re.fullmatch(r"[\d, ]*\d[\d, ]*", class_map):
@@ -151,8 +151,8 @@ def resolve(
     targets = np.asarray(class_map)
     if targets.ndim != 1 or targets.dtype.kind not in "iu":
         raise InputError(
-            f"a class map is a list of class indices, got an array of shape "
-            f"{targets.shape} and dtype {targets.dtype}; give it as in 1,0,2"
+            f"class map: expected a list of class indices, got an array of shape "
+            f"{targets.shape} and dtype {targets.dtype}; write it like 1,0,2"
         )
     if num_classes is None:
         num_classes = len(targets)
@@ -164,6 +164,6 @@ def resolve(
     if targets.min() < 0 or targets.max() >= num_classes:
         raise InputError(
             f"{what} names classes from {targets.min()} to {targets.max()}, and the "
-            f"{num_classes} classes are 0 to {num_classes - 1}; mend it"
+            f"{num_classes} classes are 0 to {num_classes - 1}; fix it"
         )
     return targets.astype(np.int64)

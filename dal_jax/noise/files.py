@@ -1,8 +1,8 @@
-"""Labels that somebody else made, matched to the examples by original index.
+"""Labels from a file, matched to the examples by original index.
 
-The classic silent bug is a label file in another order than the images. So a file is
-only taken where its order is known: by length, by stored indices, or by the clean
-labels that it has to resemble.
+A label file in another order than the images is a classic silent bug. So a file is
+accepted only if its order is known: by its length, by stored indices, or by the clean
+labels that it must resemble.
 """
 
 import os
@@ -16,7 +16,7 @@ from dal_jax.noise.record import NoiseRecord, read_npz, read_numpy
 
 # Standard deviations above chance below which labels count as unrelated.
 _EVIDENCE = 4.0
-# The label in an ``.npy`` file of an example that is to be left out of training.
+# The label in an ``.npy`` file that leaves an example out of training.
 LEFT_OUT = -1
 
 
@@ -34,7 +34,9 @@ def read_array(path: str | os.PathLike[str]) -> np.ndarray:
     """
     content = read_numpy(path)
     if not isinstance(content, np.ndarray):
-        raise InputError(f"{path} is an archive; name it .npz to have it read as one")
+        raise InputError(
+            f"{path} is an archive: expected a single array; rename it to .npz"
+        )
     return content
 
 
@@ -58,7 +60,7 @@ def from_file(
     if len(labels) != num_examples:
         raise InputError(
             f"{path} holds {len(labels)} labels, and there are {num_examples} "
-            "examples: expected one each; give the file of this data set"
+            "examples: expected one each; give the label file of this data set"
         )
     return labels
 
@@ -72,36 +74,36 @@ def aligned(
     index_is_original: bool = True,
     clean_labels: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns the label in a file of each example used, or refuses.
+    """Returns the label of each example used from a file, or refuses the file.
 
-    - ``.npz`` (a noise record): matched by the indices stored with it. Its clean
-      labels must be those of the data, where both are known.
-    - ``.npy`` with as many labels as the whole source: taken at each example's
-      original index.
+    - ``.npz`` (a noise record): matched by its stored indices. If both sides know clean
+      labels, they must be the same.
+    - ``.npy`` with as many labels as the whole source: each example takes the label at
+      its original index.
     - ``.npy`` with as many labels as examples are used: taken in the order of the
-      examples used, which is that of ``noise.npz``. Unless these are the first ones of
-      the source in its own order, the clean labels must bear it out.
+      examples used, as in ``noise.npz``. Unless these are the first ones of the source
+      in its own order, the clean labels must confirm the order.
 
     In an ``.npy`` the label -1 leaves an example out of training.
 
-    Where the clean labels are known, an ``.npy`` whose labels agree with them no more
-    often than chance is taken to be in another order and refused.
+    If the clean labels are known and an ``.npy`` agrees with them no more often than
+    chance, it is in another order and is refused.
 
     Args:
       path: of the file.
       index: ``[N]`` int64, each example's original index.
       num_classes: labels are in ``[0, num_classes)``.
       source_size: the number of examples in the whole source; default: ``N``.
-      index_is_original: false where the source records no original order and
-        ``index`` is a position in storage: no ``.npy`` is taken then, and an ``.npz``
-        only if its clean labels are the data's.
-      clean_labels: ``[N]`` integers, where known.
+      index_is_original: false if the source records no original order, so that
+        ``index`` is a position in storage. Then every ``.npy`` is refused, and an
+        ``.npz`` is accepted only if its clean labels are the data's.
+      clean_labels: ``[N]`` integers, if known.
 
     Returns:
       ``[N]`` int32, ``LEFT_OUT`` among them.
 
     Raises:
-      InputError: the file is not readable, does not fit, or its order is not known.
+      InputError: the file cannot be read, does not fit, or its order is unknown.
     """
     if Path(path).suffix == ".npz":
         return _from_record(path, index, num_classes, index_is_original, clean_labels)
@@ -129,8 +131,8 @@ def aligned(
     kept = labels != LEFT_OUT
     if not kept.any():
         raise InputError(
-            f"{path} leaves out all {used} examples used: expected a class for one at "
-            "least; give other labels"
+            f"{path} leaves out all {used} examples used: expected a class for at "
+            "least one; give other labels"
         )
     if clean_labels is not None:
         _check_related(path, labels[kept], clean_labels[kept], num_classes)
@@ -139,7 +141,7 @@ def aligned(
 
 def _check_with_left_out(labels: np.ndarray, num_classes: int, what: str) -> np.ndarray:
     kept = labels != LEFT_OUT
-    # Without the last class they are rather the classes, counted from -1.
+    # If the last class is absent, the labels are probably classes counted from -1.
     if kept.all() or not (labels == num_classes - 1).any():
         return check_labels(labels, num_classes, what=what)
     check_labels(labels[kept], num_classes, what=what)
@@ -157,7 +159,7 @@ def _from_record(
     labels = check_labels(record.noisy_labels, num_classes, what=str(path))
     if record.index.shape != labels.shape:
         raise InputError(
-            f"{path}: noisy_labels and index differ in length; make it anew with "
+            f"{path}: noisy_labels and index differ in length; make it again with "
             "dal-jax noise"
         )
     order = np.argsort(record.index)
@@ -167,7 +169,7 @@ def _from_record(
     if missing:
         raise InputError(
             f"{path} has no label for {missing} of the {len(index)} examples used; it "
-            "was made for another data set or another subset; make it anew with "
+            "was made for another data set or another subset; make it again with "
             "dal-jax noise"
         )
     recorded = record.clean_labels
@@ -176,7 +178,7 @@ def _from_record(
         if wrong:
             raise InputError(
                 f"{path} was made for other data: its clean labels differ from the "
-                f"data set's for {wrong} of {len(index)} examples; make it anew with "
+                f"data set's for {wrong} of {len(index)} examples; make it again with "
                 "dal-jax noise"
             )
     elif not index_is_original:
@@ -193,7 +195,7 @@ def _check_related(
     clean_labels: np.ndarray,
     num_classes: int,
 ) -> None:
-    """Refuses labels that agree with the clean ones as often as shuffled ones do."""
+    """Refuses labels that agree with the clean ones only as often as shuffled ones."""
     share, clean_share = (
         np.bincount(each, minlength=num_classes) / len(labels)
         for each in (labels, clean_labels)
@@ -220,7 +222,7 @@ def read_transition_matrix(path: str | os.PathLike[str]) -> np.ndarray:
       The array as stored.
 
     Raises:
-      InputError: no such file, or nothing of the kind in it.
+      InputError: no such file, or no such matrix in it.
     """
     if Path(path).suffix != ".npz":
         return read_array(path)

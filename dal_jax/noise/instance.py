@@ -1,8 +1,8 @@
-"""Instance-dependent noise: which label is wrong, and how, follows from the image.
+"""Instance-dependent noise: the image decides which wrong label it gets.
 
-Part-dependent label noise of Xia et al., 2020 (arXiv 2006.07836), in the form that
-its repositories share: a random linear classifier for each true class decides which
-wrong label an image is taken for.
+Part-dependent label noise of Xia et al., 2020 (arXiv 2006.07836), in the form that most
+published code uses: for each true class, a random linear classifier decides which wrong
+label an image gets.
 """
 
 from collections.abc import Iterator
@@ -32,30 +32,31 @@ def instance_dependent(
     pixel_scaling: str = "standardized",
     index: np.ndarray | None = None,
 ) -> np.ndarray:
-    r"""Flips labels towards the classes that their images lean to.
+    r"""Flips labels to classes that a random classifier picks from the image.
 
-    Example :math:`n` with pixels :math:`x_n` and label :math:`y` has a flip rate of
-    its own, :math:`q_n`, drawn from a normal distribution of mean ``rate`` and
-    standard deviation 0.1 truncated to [0, 1]. One matrix :math:`W_y` of standard
-    normal numbers, of shape (pixels, num_classes), is drawn for each class. Then
+    Example :math:`n` with pixels :math:`x_n` and label :math:`y` has its own flip rate
+    :math:`q_n`, drawn from a normal distribution with mean ``rate`` and standard
+    deviation 0.1, truncated to [0, 1]. For each class one matrix :math:`W_y` of
+    standard normal numbers, of shape (pixels, num_classes), is drawn. Then
 
     .. math::
        a = x_n^\top W_y, \quad a_y = -\infty, \qquad
        P(\tilde y = j) = q_n \, \mathrm{softmax}(a)_j + (1 - q_n) \, [j = y]
 
-    Thousands of pixels make the softmax all but an argmax, whatever their scale. What
-    ``pixel_scaling`` decides is how much the images have in common: pixels from 0 to
-    255 (``raw``) or 0 to 1 (``unit``) are never negative, so images resemble their
-    mean and most of a class goes to one wrong label; of ``standardized`` pixels, mean
-    0 and standard deviation 1 in each channel of ``images``, little is shared, and a
+    With thousands of pixels the softmax is almost an argmax on any scale.
+    ``pixel_scaling`` decides how much the images have in common. Pixels from 0 to 255
+    (``raw``) or 0 to 1 (``unit``) are never negative, so images resemble their mean and
+    most of a class goes to one wrong label. ``standardized`` pixels (mean 0 and
+    standard deviation 1 in each channel of ``images``) have little in common, and a
     class spreads over many wrong labels.
 
     Args:
       images: uint8 ``[N, H, W, C]``, or a source of such images (``len``, item).
       labels: ``[N]`` integers in ``[0, num_classes)``.
       num_classes: at least 2.
-      rate: mean of the untruncated distribution of flip rates, in [0, 1]. Truncation
-        moves the mean away from the ends: at 0 it is 0.08, at 0.2 it is 0.206.
+      rate: mean of the distribution of flip rates before truncation, in [0, 1].
+        Truncation moves the mean away from the ends: a rate of 0 gives 0.08, a rate of
+        0.2 gives 0.206.
       seed: of the noise, at least 0.
       pixel_scaling: ``raw``, ``unit`` or ``standardized``.
       index: ``[N]``, each example's original index; default: its position.
@@ -116,7 +117,7 @@ def truncated_normal(mean: float, quantiles: np.ndarray) -> np.ndarray:
     """
     normal = NormalDist(mean, RATE_STD)
     low, high = normal.cdf(0), normal.cdf(1)
-    # The inverse is only defined strictly between 0 and 1, which rounding may reach.
+    # The inverse is defined only strictly between 0 and 1; rounding may give 0 or 1.
     smallest, largest = np.finfo(np.float64).tiny, np.nextafter(1, 0)
     inside = np.clip(low + (high - low) * quantiles, smallest, largest)
     return np.clip([normal.inv_cdf(q) for q in inside.tolist()], 0, 1)
@@ -149,7 +150,7 @@ def _scaling(images: Any, pixel_scaling: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns what to subtract from uint8 pixels and what to divide them by."""
     if pixel_scaling != "standardized":
         return np.zeros(1), np.array([1.0 if pixel_scaling == "raw" else 255.0])
-    # Exact integer sums, so that mean and std do not depend on the order.
+    # Integer sums are exact, so mean and std do not depend on the order.
     levels = np.arange(256)
     counts: Any = 0
     for chunk in _chunks(images, np.arange(len(images))):

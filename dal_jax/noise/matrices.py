@@ -20,7 +20,7 @@ def check_transition_matrix(
 
     Args:
       transition_matrix: ``[num_classes, num_classes]``, rows that sum to 1.
-      num_classes: the size that it must have; ``None`` takes any.
+      num_classes: the required size; ``None`` accepts any.
 
     Returns:
       ``[num_classes, num_classes]`` float64, rows divided by their sum.
@@ -52,14 +52,14 @@ def check_transition_matrix(
     matrix = matrix.astype(np.float64)
     if not (np.isfinite(matrix).all() and (matrix >= 0).all()):
         raise InputError(
-            "transition matrix: expected probabilities, 0 to 1, in every entry; mend it"
+            "transition matrix: expected probabilities, 0 to 1, in every entry; fix it"
         )
     sums = matrix.sum(axis=1, keepdims=True)
     worst = int(np.abs(sums - 1).argmax())
     if abs(sums[worst, 0] - 1) > 1e-6:
         raise InputError(
-            f"transition matrix: row {worst} sums to {sums[worst, 0]:.6g}, not to 1; "
-            "row i holds P(noisy label = j | label = i)"
+            f"transition matrix: row {worst} sums to {sums[worst, 0]:.6g}, expected 1; "
+            "row i must hold P(noisy label = j | label = i)"
         )
     return matrix / sums
 
@@ -141,8 +141,8 @@ def pair_flip_matrix(num_classes: int, rate: float) -> np.ndarray:
       rate: in [0, 1].
 
     Returns:
-      ``[num_classes, num_classes]`` float64: ``1 - r`` on the diagonal and ``r``
-      beside it, in a ring.
+      ``[num_classes, num_classes]`` float64: ``1 - r`` on the diagonal and ``r`` at the
+      next class, in a ring.
 
     Example:
       >>> pair_flip_matrix(3, 0.25)[2].tolist()
@@ -158,14 +158,14 @@ def matrix_of(
     *,
     class_map: str | Sequence[int] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns the matrix that a class-conditional kind of noise draws from.
+    """Returns the transition matrix of a class-conditional kind of noise.
 
     Args:
       kind: ``none``, ``symmetric``, ``symmetric_other``, ``asymmetric``,
         ``asymmetric_blocks`` or ``pair_flip``.
       num_classes: at least 2.
       rate: in [0, 1].
-      class_map: of kind ``asymmetric``.
+      class_map: for kind ``asymmetric``.
 
     Returns:
       ``[num_classes, num_classes]`` float64, rows ``P(noisy = j | label = i)``.

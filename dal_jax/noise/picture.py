@@ -1,4 +1,4 @@
-"""The picture of a transition matrix."""
+"""Draws a transition matrix."""
 
 import math
 import os
@@ -10,7 +10,7 @@ import numpy as np
 from dal_jax.files import write_atomically
 from dal_jax.noise.record import NoiseRecord
 
-# Beyond so many classes their names and shares would be too small to read.
+# With more classes than this, names and shares would be too small to read.
 _MOST_NAMES = 100
 _MOST_NUMBERS = 20
 _LONGEST_NAME = 30
@@ -20,7 +20,7 @@ def title(record: NoiseRecord) -> str:
     """Returns the picture's title: the kind, the realised and the nominal rate.
 
     Args:
-      record: whose clean labels are known.
+      record: one with known clean labels.
 
     Returns:
       One line.
@@ -39,21 +39,21 @@ def title(record: NoiseRecord) -> str:
 
 def _label(name: str) -> str:
     short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-    # Between two dollar signs matplotlib would read mathematics.
+    # matplotlib would read text between two dollar signs as mathematics.
     return short.replace("$", r"\$")
 
 
 def save_picture(
     record: NoiseRecord, path: str | os.PathLike[str], class_names: Sequence[str]
 ) -> None:
-    """Draws the transition matrix as counted.
+    """Draws the counted transition matrix.
 
     Args:
-      record: whose clean labels are known.
-      path: of the ``.png``; it is whole or not there at all.
+      record: one with known clean labels.
+      path: of the ``.png``, which is written whole or not at all.
       class_names: ``[num_classes]``, along both axes.
     """
-    # Without pyplot there is no global state and no display to look for.
+    # Without pyplot there is no global state, and no display is needed.
     from matplotlib.figure import Figure
 
     num_classes = record.num_classes
@@ -77,6 +77,6 @@ def save_picture(
                 axes.text(column, row, text, ha="center", va="center", color=color)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the clean class")
     with warnings.catch_warnings():
-        # A script that the font lacks is drawn as boxes: no reason to alarm.
+        # Characters that the font lacks are drawn as boxes, without a warning.
         warnings.simplefilter("ignore", UserWarning)
         write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=100))

@@ -1,4 +1,4 @@
-"""What was done to the labels: the noisy ones, the clean ones, and all in between."""
+"""The record of what was done to the labels."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ import numpy as np
 from dal_jax.errors import InputError
 from dal_jax.files import write_atomically
 
-# What numpy raises on files that are not what they say.
+# Errors that numpy raises for damaged or mislabelled files.
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -25,7 +25,7 @@ _UNREADABLE = (
 
 
 def realised_rate(noisy_labels: np.ndarray, clean_labels: np.ndarray | None) -> float:
-    """Returns the share of labels that are wrong, nan where that is not known.
+    """Returns the share of labels that are wrong, nan if unknown.
 
     Args:
       noisy_labels: ``[N]`` integers.
@@ -55,8 +55,8 @@ def count_transitions(
 
     Returns:
       ``[num_classes, num_classes]`` float64; row ``i`` estimates ``P(noisy = j |
-      clean = i)``. Rows of classes without an example are nan, and so is everything
-      where the clean labels are not known.
+      clean = i)``. Rows of classes without an example are nan. If the clean labels are
+      unknown, everything is nan.
 
     Example:
       >>> count_transitions(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)
@@ -74,20 +74,19 @@ def count_transitions(
 
 @dataclasses.dataclass(frozen=True)
 class NoiseRecord:
-    """Noisy labels and how they came about.
+    """Noisy labels and how they were made.
 
     Attributes:
       noisy_labels: int32 ``[N]``, in the order of the training examples used.
-      clean_labels: int32 ``[N]``, or ``None`` where nobody knows them. Only reports
-        ever read them.
+      clean_labels: int32 ``[N]``, or ``None`` if unknown. Only reports read them.
       index: int64 ``[N]``, each example's original index in its source.
-      nominal_rate: the rate that was asked for; of a transition matrix, the share
-        expected to be wrong; nan for labels from a file.
-      realised_rate: the share that is wrong; nan where the clean labels are unknown.
+      nominal_rate: the requested rate; for a transition matrix, the expected share of
+        wrong labels; nan for labels from a file.
+      realised_rate: the share of wrong labels; nan if the clean labels are unknown.
       transition_matrix: float64 ``[num_classes, num_classes]`` as counted, see
         :func:`count_transitions`.
       kind: the kind of noise, one of ``dal_jax.noise.kinds()``.
-      options: everything else that decided the outcome, as JSON can hold it.
+      options: everything else that decided the outcome, as JSON values.
     """
 
     noisy_labels: np.ndarray
@@ -111,16 +110,16 @@ class NoiseRecord:
         kind: str,
         options: dict[str, Any],
     ) -> "NoiseRecord":
-        """Returns the record with the realised rate and the matrix counted.
+        """Returns a record, counting the realised rate and the matrix.
 
         Args:
           noisy_labels: ``[N]`` integers.
           clean_labels: ``[N]`` integers, or ``None``.
           index: ``[N]`` original indices.
           num_classes: of the data set.
-          nominal_rate: the rate that was asked for.
+          nominal_rate: the requested rate.
           kind: the kind of noise.
-          options: what else decided the outcome.
+          options: everything else that decided the outcome.
 
         Returns:
           The record.
@@ -147,13 +146,13 @@ class NoiseRecord:
         return len(self.transition_matrix)
 
     def take(self, positions: np.ndarray) -> "NoiseRecord":
-        """Returns the record of some of the examples, rate and matrix recounted.
+        """Returns the record of some of the examples, with rate and matrix recounted.
 
         Args:
-          positions: of the examples in this record, in the order wanted.
+          positions: the examples' positions in this record, in the wanted order.
 
         Returns:
-          A record of its own.
+          A new record.
         """
         positions = np.asarray(positions)
         clean = self.clean_labels
@@ -168,10 +167,10 @@ class NoiseRecord:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the record as one ``.npz``, which is whole or not there at all.
+        """Writes the record as one ``.npz``, whole or not at all.
 
         Args:
-          path: of the file, by custom ``noise.npz``; its directory must exist. An
+          path: of the file, usually named ``noise.npz``; its directory must exist. An
             existing file is replaced.
         """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -191,15 +190,15 @@ class NoiseRecord:
           The record, equal to the one saved.
 
         Raises:
-          InputError: no such file, or not such a file.
+          InputError: no such file, or not a noise record.
         """
         fields = read_npz(path)
         required = {f.name for f in dataclasses.fields(cls)} - {"clean_labels"}
         missing = sorted(required - set(fields))
         if missing:
             raise InputError(
-                f"{path} is not a noise record, {', '.join(missing)} missing; expected "
-                "a noise.npz written by dal-jax noise or by train.py"
+                f"{path} is not a noise record, {', '.join(missing)} missing: expected "
+                "a noise.npz written by dal-jax noise or by train.py; give such a file"
             )
         return cls(
             noisy_labels=fields["noisy_labels"],
@@ -214,16 +213,16 @@ class NoiseRecord:
 
 
 def read_numpy(path: str | os.PathLike[str]) -> np.ndarray | dict[str, np.ndarray]:
-    """Returns what is in an ``.npy`` or ``.npz`` file, never unpickling anything.
+    """Returns the content of an ``.npy`` or ``.npz`` file without unpickling.
 
     Args:
       path: of the file.
 
     Returns:
-      The array of an ``.npy``, the arrays by name of an ``.npz``.
+      The array of an ``.npy``, or the arrays of an ``.npz`` by name.
 
     Raises:
-      InputError: no such file, or damaged, or holding Python objects.
+      InputError: the file is missing, damaged, or holds Python objects.
     """
     try:
         with Path(path).open("rb") as file:
@@ -236,7 +235,8 @@ def read_numpy(path: str | os.PathLike[str]) -> np.ndarray | dict[str, np.ndarra
     except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(
-            f"{path} cannot be read: {reason}; expected numbers as numpy saves them"
+            f"{path} cannot be read ({reason}): expected numbers saved by numpy; save "
+            "it again"
         ) from None
 
 
@@ -250,11 +250,11 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       Its arrays.
 
     Raises:
-      InputError: see :func:`read_numpy`; or the file holds a single array.
+      InputError: as for :func:`read_numpy`, or the file holds a single array.
     """
     content = read_numpy(path)
     if isinstance(content, np.ndarray):
         raise InputError(
-            f"{path}: expected an .npz archive, got a single array; name it .npy"
+            f"{path}: expected an .npz archive, got a single array; rename it to .npy"
         )
     return content

@@ -1,4 +1,4 @@
-"""Every kind of noise by name, applied once and recorded."""
+"""Makes every kind of noise by name, and records it."""
 
 import os
 from collections.abc import Sequence
@@ -55,22 +55,22 @@ def apply(
     transition_matrix: Sequence[Sequence[float]] | np.ndarray | None = None,
     pixel_scaling: str = "standardized",
 ) -> NoiseRecord:
-    """Makes labels wrong in one of the known ways and records what was done.
+    """Makes labels wrong in one of the known ways, and records what was done.
 
     Args:
       kind: one of :func:`kinds`.
       labels: ``[N]`` integers in ``[0, num_classes)``, as the source gives them.
       num_classes: at least 2.
-      rate: in [0, 1]; kinds ``none``, ``transition_matrix`` and ``file`` have none.
+      rate: in [0, 1]; kinds ``none``, ``transition_matrix`` and ``file`` ignore it.
       seed: of the noise, at least 0.
-      clean_labels: ``[N]`` integers, or ``None`` where nobody knows them. They decide
-        nothing but what the record reports (and whether a file's order is right).
+      clean_labels: ``[N]`` integers, or ``None`` if unknown. They only affect what the
+        record reports (and whether a file's order is accepted).
       index: ``[N]`` integers, each example's original index in its source; default:
-        its position. It decides which random numbers, and which line of a file,
+        its position. It decides which random numbers, and which label in a file,
         belong to an example.
       source_size: the number of examples in the whole source; default: ``N``.
-      index_is_original: false where the source records no original order; label
-        files are refused then.
+      index_is_original: false if the source records no original order; then a label
+        file is accepted only if it is an ``.npz`` whose clean labels are the data's.
       images: kind ``instance``: uint8 ``[N, H, W, C]``, or a source of such images.
       path: kind ``file``: labels as ``.npy`` or a ``noise.npz``; kind
         ``transition_matrix``: the matrix as ``.npy``, or a ``noise.npz``'s own.
@@ -79,7 +79,7 @@ def apply(
       pixel_scaling: kind ``instance``: ``raw``, ``unit`` or ``standardized``.
 
     Returns:
-      The record, in the order of the examples; without those that a file leaves out.
+      The record, in the order of the examples, without those that a file leaves out.
 
     Raises:
       InputError: an unknown kind, or an argument that is missing or does not fit.
@@ -95,7 +95,7 @@ def apply(
         raise unknown_name("noise kind", kind, _KINDS)
     if transition_matrix is not None and kind != "transition_matrix":
         raise InputError(
-            f"noise kind {kind} takes no transition matrix; leave it out, or take kind "
+            f"noise kind {kind} takes no transition matrix; leave it out, or use kind "
             "transition_matrix"
         )
     labels = check_labels(labels, num_classes)
@@ -104,14 +104,14 @@ def apply(
         if clean_labels.shape != labels.shape:
             raise InputError(
                 f"{len(labels)} labels and {len(clean_labels)} clean labels: expected "
-                "as many of each; check which belong together"
+                "the same number; check which belong together"
             )
     index = check_index(index, len(labels))
     options: dict[str, Any] = {}
     if kind in ("file", "transition_matrix") and transition_matrix is None:
         if path is None:
             raise InputError(
-                f"noise kind {kind} needs a file: config.noise.path; give its path"
+                f"noise kind {kind} needs a file: set config.noise.path to its path"
             )
         options["path"] = os.fspath(path)
         if kind == "transition_matrix":
@@ -133,7 +133,7 @@ def apply(
         clean_labels = None if clean_labels is None else clean_labels[kept]
     elif kind == "instance":
         if images is None:
-            raise InputError("noise kind instance needs the images; pass them, too")
+            raise InputError("noise kind instance needs the images: pass images=")
         options |= {"seed": check_seed(seed), "pixel_scaling": pixel_scaling}
         nominal_rate = check_rate(rate)
         noisy = instance_dependent(

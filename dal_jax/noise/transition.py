@@ -1,13 +1,13 @@
-"""Noise that depends on the class alone, which is its transition matrix.
+"""Noise that depends only on the class, given by a transition matrix.
 
 Row ``i`` of a transition matrix ``T`` holds ``P(noisy label = j | label = i)``. Each
 kind of class-conditional noise is one such matrix (:mod:`dal_jax.noise.matrices`),
 and :func:`from_transition_matrix` draws every example's label from its row,
-independently: no example is drawn twice and no number of flips is rounded, so counts
-vary from seed to seed as a binomial's do.
+independently and once. The number of flips is not rounded, so counts vary from seed to
+seed like a binomial's.
 
-The draw belongs to the seed and the example's original index. Shuffling the examples
-or taking a subset of them changes nobody's label.
+A draw depends only on the seed and the example's original index. Shuffling the examples
+or taking a subset changes no example's label.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def uniforms(seed: int, name: str, index: np.ndarray) -> np.ndarray:
 
     Args:
       seed: the noise's seed.
-      name: which of the noise's sources of randomness.
+      name: names the source of randomness within the noise.
       index: ``[N]`` integers of at least 0.
 
     Returns:
@@ -79,7 +79,7 @@ def from_transition_matrix(
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         cumulative = np.cumsum(matrix[label])
-        # Rounding must leave no draw beyond the last class that is possible.
+        # Without this, rounding could put a draw beyond the last possible class.
         cumulative /= cumulative[-1]
         noisy[members] = np.searchsorted(cumulative, draws[members], side="right")
     return noisy
@@ -95,9 +95,9 @@ def symmetric(
 ) -> np.ndarray:
     r"""Redraws each label with probability ``rate``, uniformly over ALL classes.
 
-    The own class may be drawn again, so labels become wrong at
-    ``rate * (1 - 1 / num_classes)``: 36 % at a rate of 40 % and ten classes. This is
-    what the code released with the Dynamics-Aware Loss does.
+    The same class may be drawn again, so the share of wrong labels is
+    ``rate * (1 - 1 / num_classes)``: 36 % at a rate of 40 % and ten classes. The code
+    released with Dynamics-Aware Loss does the same.
 
     Args:
       labels: ``[N]`` integers in ``[0, num_classes)``.
@@ -133,8 +133,8 @@ def symmetric_other(
 ) -> np.ndarray:
     """Flips each label with probability ``rate``, uniformly over the OTHER classes.
 
-    Labels become wrong at ``rate`` itself, so the same number means more noise here
-    than in :func:`symmetric`.
+    The share of wrong labels is ``rate`` itself, so the same number means more noise
+    than with :func:`symmetric`.
 
     Args:
       labels: ``[N]`` integers in ``[0, num_classes)``.
@@ -169,8 +169,8 @@ def asymmetric(
 ) -> np.ndarray:
     """Flips each label with probability ``rate`` to the class it is mistaken for.
 
-    Decided once for each example from its label as given: in a pair such as
-    cat <-> dog nothing is flipped forth and back.
+    Each example is decided once from its given label, so in a pair such as cat <-> dog
+    no label is flipped there and back.
 
     Args:
       labels: ``[N]`` integers in ``[0, num_classes)``.

@@ -138,7 +138,9 @@ def _card(example: Example, names: Sequence[str]) -> dict[str, Any]:
         "score": _score(example.score),
         "is_issue": example.is_issue,
         "name": example.name,
-        "picture": figures.thumbnail(content) if is_image else None,
+        "picture": figures.thumbnail(content)
+        if is_image and content is not None
+        else None,
         "numbers": numbers,
         "line": figures.line(example.history),
         "first": f"{example.history[0]:.2f}" if len(example.history) else None,

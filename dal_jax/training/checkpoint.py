@@ -1,4 +1,4 @@
-"""Checkpoints through Orbax: atomic, asynchronous, verified when they are read.
+"""The checkpoints of a run: atomic, asynchronous, verified when they are read.
 
 Each checkpoint holds the arrays, their digest and that of the run's configuration, and
 a list of its files, which is written before Orbax gives the checkpoint its name. Three
@@ -9,15 +9,10 @@ stops with a line, and nothing is moved.
 """
 
 import contextlib
-import operator
-import os
-import re
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from dal_jax.errors import InputError
 from dal_jax.files import sync_directory
@@ -29,6 +24,7 @@ from dal_jax.training.processes import (
     is_main_process,
     refuse_together,
 )
+from dal_jax.training.store import Store, reason
 from dal_jax.training.workdir import StorageError, Workdir, cannot_write
 
 PyTree = Any
@@ -46,8 +42,7 @@ class Checkpoints:
           best: a metric given to :meth:`save` by which the best one is kept as well.
         """
         self._files, self._directory = files, files.checkpoints
-        self._keep, self._best = keep, best
-        self._manager: Any = None
+        self._store = Store(self._directory, keep, best, self._seal)
         self._saving = -1
 
     def save(
@@ -60,26 +55,15 @@ class Checkpoints:
         Raises:
           StorageError: this one, or the one before, could not be written.
         """
-        import orbax.checkpoint as ocp
-
         with self._writing():
-            manager = self._open()
             self._finish()
-            if step in manager.all_steps():
+            if step in self._store.steps():
                 self._put_away(step)
             self._saving = step
             digest = {"arrays": leaves.digest(arrays)}
             if is_main_process():
                 digest["config"] = self._files.digest
-            manager.save(
-                step,
-                metrics=metrics,
-                args=ocp.args.Composite(
-                    arrays=ocp.args.StandardSave(arrays),
-                    digest=ocp.args.JsonSave(digest),
-                ),
-                force=True,
-            )
+            self._store.save(step, arrays, digest, metrics)
 
     def restore(
         self, abstract: PyTree, say: Callable[[str], None], later: PyTree = ()
@@ -109,7 +93,7 @@ class Checkpoints:
             self._set_aside(step)
         refuse_together(self._check_had_none)
         with self._writing():
-            self._open()
+            self._store.open()
         return None
 
     def wait(self) -> None:
@@ -123,43 +107,7 @@ class Checkpoints:
             try:
                 self._finish()
             finally:
-                if self._manager is not None:
-                    self._manager.close()
-                    self._manager = None
-
-    def _open(self) -> Any:
-        import orbax.checkpoint as ocp
-
-        if self._manager is not None:
-            return self._manager
-        policies = ocp.checkpoint_managers
-        kept: list[Any] = [policies.LatestN(self._keep)]
-        measure = None
-        if self._best is not None:
-            measure = operator.itemgetter(self._best)
-            kept.append(
-                policies.BestN(
-                    get_metric_fn=measure, n=1, keep_checkpoints_without_metrics=False
-                )
-            )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(kept),
-            # Without it no metric is written, and the best one forgotten in a resume.
-            best_fn=measure,
-            # What a killed save left behind is removed when the next run begins.
-            cleanup_tmp_directories=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
-        )
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=options,
-            item_names=("arrays", "digest"),
-            item_handlers={
-                "arrays": ocp.StandardCheckpointHandler(),
-                "digest": ocp.JsonCheckpointHandler(),
-            },
-        )
-        return self._manager
+                self._store.close()
 
     def _seal(self) -> None:
         """Lists the files of a checkpoint that is complete but for its name.
@@ -172,10 +120,10 @@ class Checkpoints:
 
     def _finish(self) -> None:
         """Waits for what is being saved."""
-        if self._manager is None or self._saving < 0:
+        if self._saving < 0:
             return
         try:
-            self._manager.wait_until_finished()
+            self._store.wait()
         finally:
             self._saving = -1
         if is_main_process():
@@ -186,7 +134,7 @@ class Checkpoints:
         if is_main_process():
             shelf.put_away(self._directory, step)
         barrier(f"checkpoint {step} put away")
-        self._manager.reload()
+        self._store.reload()
 
     def _settle(self) -> None:
         shelf.settle(self._directory)
@@ -231,11 +179,8 @@ class Checkpoints:
             return manifest.damage(self._directory / str(step))
 
     def _identify(self, step: int) -> dict[str, int]:
-        import orbax.checkpoint as ocp
-
         with self._reading(step):
-            args = ocp.args.Composite(digest=ocp.args.JsonRestore())
-            digest = self._open().restore(step, args=args).digest
+            digest = self._store.digest(step)
         if is_main_process() and digest["config"] != self._files.digest:
             raise InputError(
                 f"checkpoint {step} in {self._directory} is of a run with another "
@@ -248,10 +193,8 @@ class Checkpoints:
         self, step: int, wanted: dict[str, Any], later: Collection[str]
     ) -> dict[str, Any]:
         """Returns the arrays of a checkpoint by name, in the order of those wanted."""
-        import orbax.checkpoint as ocp
-
         with self._reading(step):
-            stored = self._manager.item_metadata(step)["arrays"].tree
+            stored = self._store.shapes(step)
             kinds = leaves.by_name(stored)
             if not kinds.keys() & set(later):
                 wanted = {k: x for k, x in wanted.items() if k not in later}
@@ -260,8 +203,7 @@ class Checkpoints:
             target = jax.tree_util.tree_map_with_path(
                 lambda path, _: wanted[leaves.name(path)], stored
             )
-            args = ocp.args.Composite(arrays=ocp.args.StandardRestore(target))
-            found = leaves.by_name(self._manager.restore(step, args=args).arrays)
+            found = leaves.by_name(self._store.arrays(step, target))
         return {name: found[name] for name in wanted}
 
     def _check_fits(
@@ -278,9 +220,7 @@ class Checkpoints:
                 )
 
     def _set_aside(self, step: int) -> None:
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+        self._store.close()
         if is_main_process():
             with self._writing():
                 shelf.set_aside(self._directory, step)
@@ -319,55 +259,3 @@ class Checkpoints:
             raise
         except Exception as error:
             raise cannot_write(self._directory, reason(error)) from error
-
-
-def stored(checkpoint: Path) -> dict[str, Any]:
-    """Returns shapes and dtypes of a checkpoint's arrays by name; changes nothing."""
-    return leaves.by_name(_metadata(checkpoint))
-
-
-def read(checkpoint: Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    """Returns some of a checkpoint's arrays by name, on the host; changes nothing.
-
-    Args:
-      checkpoint: its directory, which may be read-only.
-      names: as :func:`stored` gives them; the others are not read.
-    """
-    import orbax.checkpoint as ocp
-
-    tree = _metadata(checkpoint)
-    wanted = jax.tree_util.tree_map_with_path(
-        lambda path, x: x if leaves.name(path) in names else ocp.PLACEHOLDER, tree
-    )
-    on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    args = ocp.args.PyTreeRestore(item=wanted, restore_args=on_host)
-    handler: Any = ocp.PyTreeCheckpointHandler()
-    by_name = leaves.by_name(handler.restore(checkpoint / "arrays", args=args))
-    return {name: by_name[name] for name in names}
-
-
-def config_digest(checkpoint: Path) -> int:
-    """Returns the digest of the configuration that a checkpoint was saved with."""
-    import orbax.checkpoint as ocp
-
-    handler: Any = ocp.JsonCheckpointHandler()
-    return handler.restore(checkpoint / "digest")["config"]
-
-
-def _metadata(checkpoint: Path) -> PyTree:
-    import orbax.checkpoint as ocp
-
-    handler: Any = ocp.PyTreeCheckpointHandler()
-    return handler.metadata(checkpoint / "arrays").tree
-
-
-def reason(error: Exception) -> str:
-    """Returns why, in a few words."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    # Orbax's own errors are pages long and name the system's only by number.
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code:
-        return os.strerror(int(code[1]))
-    line = (str(error).splitlines() or [""])[0].split(". See full")[0]
-    return line[:200] or type(error).__name__

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from dal_jax.errors import InputError, unknown_name
-from dal_jax.training import checkpoint, leaves, manifest
+from dal_jax.training import leaves, manifest, store
 from dal_jax.training.mark import read_json
 from dal_jax.training.workdir import Workdir
 
@@ -94,17 +94,17 @@ class FinishedRun:
             raise
         except Exception as error:
             raise InputError(
-                f"checkpoint {directory} cannot be read ({checkpoint.reason(error)}): "
+                f"checkpoint {directory} cannot be read ({store.reason(error)}): "
                 "expected it as it was saved; bring it back"
             ) from error
 
     def _read(self, directory: Path, abstract: tuple[PyTree, PyTree]) -> Any:
-        if checkpoint.config_digest(directory) != Workdir(self.path).digest:
+        if store.config_digest(directory) != Workdir(self.path).digest:
             raise InputError(
                 f"checkpoint {directory} is of a run with another configuration: "
                 "expected those of this run alone; bring them back"
             )
-        stored = checkpoint.stored(directory)
+        stored = store.stored(directory)
         prefixes = ("0.average.0.", "0.average.1.")
         if not any(name.startswith(prefixes) for name in stored):
             prefixes = ("0.params.", "0.model_state.")
@@ -115,7 +115,7 @@ class FinishedRun:
         }
         of_network = {n: x for n, x in stored.items() if n.startswith(prefixes)}
         _check_fits(directory, of_network, wanted)
-        found = checkpoint.read(directory, list(wanted))
+        found = store.read(directory, list(wanted))
         return jax.tree.unflatten(jax.tree.structure(abstract), list(found.values()))
 
     def _last(self) -> int:

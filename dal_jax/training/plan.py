@@ -4,9 +4,8 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -17,6 +16,7 @@ from dal_jax.errors import InputError, unknown_name
 from dal_jax.losses import Loss, StatefulLoss
 from dal_jax.models import Functional, functionalize
 from dal_jax.noise import NoiseRecord
+from dal_jax.training import checks
 from dal_jax.training.dynamics import Phases, make_phases
 
 SOURCES_OF_RANDOMNESS = ("initialization", "data_order", "augmentation")
@@ -175,7 +175,9 @@ def make_plan(
       InputError: what is not of its kind, or does not fit together.
     """
     options = Options(num_epochs=num_epochs, batch_size=batch_size, **further)
-    train, validation, test = map(_as_split, (train, validation, test))
+    train = checks.as_split(train)
+    validation = None if validation is None else checks.as_split(validation)
+    test = None if test is None else checks.as_split(test)
     if not len(train):
         raise InputError("the training set is empty: expected at least one example")
     if options.batch_size > len(train):
@@ -184,8 +186,9 @@ def make_plan(
             f"{len(train)} examples: expected at most that; give a smaller batch_size"
         )
     preprocess = preprocess or default_preprocess(train.input_shape, train.input_dtype)
-    network = functionalize(model, _network_inputs(preprocess, train))
-    num_classes = _num_classes(network, preprocess, train)
+    inputs = checks.network_inputs(preprocess, train)
+    network = functionalize(model, inputs)
+    num_classes = checks.number_of_classes(network, inputs, train.labels)
     if class_names is None:
         class_names = tuple(map(str, range(num_classes)))
     if len(class_names) != num_classes:
@@ -193,11 +196,14 @@ def make_plan(
             f"the network has {num_classes} logits and there are {len(class_names)} "
             "class names: expected as many of each"
         )
+    for what, split in ("training", train), ("validation", validation), ("test", test):
+        if split is not None:
+            checks.check_split(split, what, num_classes, train.input_shape)
     plan = Plan(
         model=network,
-        train=_checked(train, "training", num_classes, train),
-        validation=_checked(validation, "validation", num_classes, train),
-        test=_checked(test, "test", num_classes, train),
+        train=train,
+        validation=validation,
+        test=test,
         loss=as_stateful(loss),
         optimizer=optimizer,
         preprocess=preprocess,
@@ -214,7 +220,7 @@ def make_plan(
     return plan
 
 
-def as_stateful(loss: Any) -> StatefulLoss:
+def as_stateful(loss: Loss | StatefulLoss) -> StatefulLoss:
     """Returns a loss in the form that may carry a memory of every example."""
     if isinstance(loss, StatefulLoss):
         return loss
@@ -223,11 +229,10 @@ def as_stateful(loss: Any) -> StatefulLoss:
             f"the loss is a {type(loss).__name__}: expected a function (logits, "
             "labels, step) of each example's loss, or a losses.StatefulLoss"
         )
-    pure = cast(Loss, loss)
 
     def apply(logits, labels, step, memory, index):
         del index
-        return pure(logits, labels, step), memory
+        return loss(logits, labels, step), memory
 
     return StatefulLoss(lambda: (), apply)
 
@@ -247,7 +252,7 @@ def default_preprocess(input_shape: Sequence[int], dtype: Any) -> Preprocess:
 def given_labels(split: Split, num_classes: int) -> NoiseRecord:
     """Returns the record of labels that are taken as they were given."""
     return NoiseRecord.count(
-        _class_numbers(split.labels),
+        checks.class_numbers(split.labels),
         split.clean_labels,
         split.index,
         num_classes=num_classes,
@@ -255,62 +260,3 @@ def given_labels(split: Split, num_classes: int) -> NoiseRecord:
         kind="given",
         options={},
     )
-
-
-def _as_split(data: Any) -> Any:
-    if data is None or isinstance(data, Split):
-        return data
-    if isinstance(data, tuple | list) and len(data) == 2:
-        return Split(*data)
-    raise InputError(
-        f"data is a {type(data).__name__}: expected (inputs, labels) or a data.Split"
-    )
-
-
-def _network_inputs(preprocess: Preprocess, split: Split) -> jax.ShapeDtypeStruct:
-    dtype = jax.dtypes.canonicalize_dtype(split.inputs.dtype)
-    batch = jax.ShapeDtypeStruct((2, *split.input_shape), dtype)
-    return jax.eval_shape(preprocess.evaluate, batch)
-
-
-def _num_classes(network: Functional, preprocess: Preprocess, split: Split) -> int:
-    def logits(inputs):
-        params, model_state = network.init(jax.random.key(0))
-        return network.apply(params, model_state, inputs, False)[0]
-
-    shape = jax.eval_shape(logits, _network_inputs(preprocess, split)).shape
-    labels = np.shape(split.labels)[1:]
-    if len(shape) < 2 or shape[0] != 2:
-        raise InputError(
-            f"the network gives logits of shape {list(shape)} for two inputs: expected "
-            "[2, ..., num_classes]"
-        )
-    if labels not in (shape[1:-1], shape[1:]):
-        raise InputError(
-            f"an example has labels of shape {list(labels)} and logits of shape "
-            f"{list(shape[1:])}: expected labels of shape {list(shape[1:-1])}"
-        )
-    return shape[-1]
-
-
-def _checked(split: Split | None, what: str, num_classes: int, train: Split) -> Any:
-    if split is None:
-        return None
-    if split.input_shape != train.input_shape:
-        raise InputError(
-            f"{what} inputs have the shape {list(split.input_shape)} and training "
-            f"inputs {list(train.input_shape)}: expected the same"
-        )
-    given = {"labels": split.labels, "clean labels": split.clean_labels}
-    for name, labels in given.items():
-        largest = -1 if labels is None else _class_numbers(labels).max(initial=-1)
-        if largest >= num_classes:
-            raise InputError(
-                f"{what} {name} go up to {largest} and the network has {num_classes} "
-                f"logits: expected classes 0 to {num_classes - 1}"
-            )
-    return split
-
-
-def _class_numbers(labels: np.ndarray) -> np.ndarray:
-    return labels.argmax(-1) if labels.dtype.kind == "f" else labels

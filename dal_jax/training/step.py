@@ -135,12 +135,13 @@ def make_train_step(
                 lambda new, old: jnp.where(finite, new, old), new_state, unchanged
             )
         if phases is not None:
-            seen = gather((logits, batch["labels"], batch["position"]))
-            new_state = new_state.replace(
-                dynamics=dynamics.observe(
-                    state.dynamics, *seen, state.step, phases, where=finite
-                )
+            seen, labels, position = gather(
+                (logits, batch["labels"], batch["position"])
             )
+            gathered = dynamics.observe(
+                state.dynamics, seen, labels, position, state.step, phases, where=finite
+            )
+            new_state = new_state.replace(dynamics=gathered)
         metrics = _train_metrics(state.step, values, logits, finite)
         if axis_name is not None:
             metrics = _reduce_metrics(metrics, axis_name)

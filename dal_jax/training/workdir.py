@@ -257,9 +257,13 @@ class Workdir:
 
     def write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         """Writes a file of the run by a function of the open file, whole or not."""
-        self._refuse(list({name} & set(self.mark.strangers())))
+        self.refuse_strangers(name)
         with storing(self.path):
             write_atomically(self.path / name, write)
+
+    def refuse_strangers(self, *names: str) -> None:
+        """Raises InputError where one of these files is there and somebody else's."""
+        self._refuse(sorted(set(names) & set(self.mark.strangers())))
 
     def read_metrics(self, last_step: int) -> list[dict[str, Any]]:
         """Returns the evaluations up to a step and removes later or torn ones.

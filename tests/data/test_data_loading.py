@@ -201,3 +201,19 @@ def test_validation_split_is_a_fixed_partition():
 def test_validation_fraction_out_of_range_is_refused(fraction):
     with pytest.raises(InputError, match=r"dataset\.validation_fraction="):
         data.validation_split(10, fraction)
+
+
+def test_digits_are_scikit_learns_with_the_file_or_without(monkeypatch):
+    from sklearn.datasets import load_digits
+
+    from dal_jax.data import digits
+
+    expected = load_digits(return_X_y=True)
+    for found in (digits._read(), _without_the_file(digits, monkeypatch)):
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+
+
+def _without_the_file(digits, monkeypatch):
+    monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
+    return digits._read()

@@ -109,7 +109,7 @@ def test_a_preset_is_overridden_by_what_is_given():
         ("js", {"pi": 1.0}, "pi=1.0 is out of range for loss 'js': expected above 0"),
         ("dal", {"q_ned": 2}, "'q_ned': did you mean 'q_end'? it accepts q_start,"),
         ("gce", {"q_end": 2}, "loss 'gce' has no hyper-parameter 'q_end'"),
-        ("gce", {"q": "half"}, "q=half is no value for loss 'gce': expected a number"),
+        ("gce", {"q": "half"}, "q=half does not fit loss 'gce': expected a number"),
         ("gce", {"q": True}, "expected a number"),
         ("gce", {"q": (1, 2)}, "expected a number"),
         ("dal", {"per_epoch": 1}, "expected True or False"),

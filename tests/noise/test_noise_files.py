@@ -86,6 +86,25 @@ def test_a_source_without_an_original_order_takes_no_label_file(label_file):
         apply(label_file(GIVEN), index_is_original=False)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_minus_one_leaves_an_example_out(label_file, known):
+    labels = GIVEN.copy()
+    labels[::7] = -1
+    shuffled = np.random.default_rng(1).permutation(2000)[:900]
+    record = apply(label_file(labels), index=shuffled, known=known)
+    np.testing.assert_array_equal(record.index, shuffled[shuffled % 7 != 0])
+    np.testing.assert_array_equal(record.noisy_labels, GIVEN[record.index])
+    if known:
+        np.testing.assert_array_equal(record.clean_labels, CLEAN[record.index])
+        assert record.realised_rate == np.mean((GIVEN != CLEAN)[record.index])
+
+
+def test_a_file_may_not_leave_out_everything(label_file):
+    labels = np.append(np.full(1999, -1), 9)
+    with pytest.raises(InputError, match="leaves out all 300 examples used"):
+        apply(label_file(labels), index=np.arange(300), known=False)
+
+
 BAD_FILES = {
     "too short": (GIVEN[:-1], "holds 1999 labels, and the data set has 2000;"),
     "too long": (np.append(GIVEN, 0), "holds 2001 labels"),
@@ -94,7 +113,8 @@ BAD_FILES = {
     "strings": (GIVEN.astype(str), "expected integers, got dtype <U"),
     "one hot": (np.eye(10, dtype=int)[GIVEN], r"got shape \(2000, 10\)"),
     "too large": (GIVEN + 1, "values from 1 to 10, and the 10 classes are 0 to 9"),
-    "negative": (GIVEN - 1, "values from -1 to 8"),
+    "counted from -1": (GIVEN - 1, "values from -1 to 8"),
+    "negative": (np.where(GIVEN == 0, -2, GIVEN), "values from -2 to 9"),
 }
 
 

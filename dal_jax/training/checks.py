@@ -1,0 +1,89 @@
+"""Whether the data of a run and its network fit together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from dal_jax.data import Split
+from dal_jax.data.augment import Preprocess
+from dal_jax.errors import InputError
+from dal_jax.models import Functional
+
+
+def as_split(data: Any) -> Split:
+    """Returns a pair of inputs and labels as a split, a split as it is."""
+    if isinstance(data, Split):
+        return data
+    if isinstance(data, tuple | list) and len(data) == 2:
+        return Split(*data)
+    raise InputError(
+        f"data is a {type(data).__name__}: expected (inputs, labels) or a data.Split"
+    )
+
+
+def network_inputs(preprocess: Preprocess, split: Split) -> jax.ShapeDtypeStruct:
+    """Returns shape and dtype of what the network is given for two examples."""
+    dtype = jax.dtypes.canonicalize_dtype(split.inputs.dtype)
+    batch = jax.ShapeDtypeStruct((2, *split.input_shape), dtype)
+    return jax.eval_shape(preprocess.evaluate, batch)
+
+
+def number_of_classes(
+    network: Functional, inputs: jax.ShapeDtypeStruct, labels: np.ndarray
+) -> int:
+    """Returns how many logits the network gives for each label.
+
+    Raises:
+      InputError: logits without a class axis, or labels that do not fit them.
+    """
+
+    def logits(inputs):
+        params, model_state = network.init(jax.random.key(0))
+        return network.apply(params, model_state, inputs, False)[0]
+
+    shape = jax.eval_shape(logits, inputs).shape
+    given = np.shape(labels)[1:]
+    if len(shape) < 2 or shape[0] != 2:
+        raise InputError(
+            f"the network gives logits of shape {list(shape)} for two inputs: expected "
+            "[2, ..., num_classes]"
+        )
+    if given not in (shape[1:-1], shape[1:]):
+        raise InputError(
+            f"an example has labels of shape {list(given)} and logits of shape "
+            f"{list(shape[1:])}: expected labels of shape {list(shape[1:-1])}"
+        )
+    return shape[-1]
+
+
+def check_split(
+    split: Split, what: str, num_classes: int, input_shape: Sequence[int]
+) -> None:
+    """Raises InputError where a split does not fit the network or the training set.
+
+    Args:
+      split: the examples.
+      what: the split's name, for the message.
+      num_classes: the network's number of logits.
+      input_shape: that of a training example.
+    """
+    if split.input_shape != input_shape:
+        raise InputError(
+            f"{what} inputs have the shape {list(split.input_shape)} and training "
+            f"inputs {list(input_shape)}: expected the same"
+        )
+    given = {"labels": split.labels, "clean labels": split.clean_labels}
+    for name, labels in given.items():
+        largest = -1 if labels is None else class_numbers(labels).max(initial=-1)
+        if largest >= num_classes:
+            raise InputError(
+                f"{what} {name} go up to {largest} and the network has {num_classes} "
+                f"logits: expected classes 0 to {num_classes - 1}"
+            )
+
+
+def class_numbers(labels: np.ndarray) -> np.ndarray:
+    """Returns class numbers as they are, and of distributions the likeliest class."""
+    return labels.argmax(-1) if labels.dtype.kind == "f" else labels
