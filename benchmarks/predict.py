@@ -20,7 +20,7 @@ from decoding import make_images
 from machine import describe, markdown
 
 import dal_jax
-from dal_jax import recipe
+from dal_jax import training
 from dal_jax.config import DatasetConfig, TrainConfig
 from dal_jax.data.batches import readable
 from dal_jax.data.form import FILES_AT_ONCE
@@ -50,7 +50,7 @@ def main():
             dataset=DatasetConfig(image_size=flags.size, train_size=100, test_size=1),
             num_epochs=1,
         )
-        recipe.train_and_evaluate(config, workdir)
+        training.train_and_evaluate(config, workdir)
         classifier = dal_jax.load(workdir)
         paths = find(images).inputs
         source = FileImages(1, flags.size, tuple(paths))

@@ -215,7 +215,7 @@ def start_script(start_shared_script) -> Any:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, compilation_cache) -> Path:
     """A finished run on digits whose best checkpoint is not its last; only to read."""
-    from dal_jax import recipe
+    from dal_jax import training
     from dal_jax.config import DatasetConfig, ModelConfig, OptimizerConfig, TrainConfig
 
     config = TrainConfig(
@@ -227,7 +227,7 @@ def trained(tmp_path_factory, compilation_cache) -> Path:
         checkpoint_every=1,
     )
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    recipe.train_and_evaluate(config, workdir)
+    training.train_and_evaluate(config, workdir)
     return workdir
 
 
