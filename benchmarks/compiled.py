@@ -1,4 +1,4 @@
-"""What XLA's compilers for TPU and GPU say of the losses, without such a device.
+"""What XLA's compilers for TPU and GPU report about the losses, without a device.
 
     pip install "dal_jax[compiled]"
     python benchmarks/compiled.py [--targets=v5e,v5p,v6e,h100] [--losses=dal,gce]

@@ -6,8 +6,8 @@ Every line is one way of running the same step (cross entropy, SGD with momentum
 interleaved in one process; the ratio is images per second over an eager PyTorch loop
 over tensors in memory, where PyTorch is installed.
 
-On a machine that others use, hold the process to one core (``taskset --cpu-list 0``):
-then time is the process's own, and what else runs hardly counts.
+On a shared machine, keep the process on one core (``taskset --cpu-list 0``). Then the
+times are the process's own CPU time, which other processes hardly affect.
 """
 
 import argparse

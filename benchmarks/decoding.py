@@ -1,17 +1,16 @@
-"""How fast a folder of JPEG images streams, next to what Pillow alone decodes.
+"""How fast a folder of JPEG images streams, compared with Pillow alone.
 
     python benchmarks/decoding.py [--count=10000] [--side=256] [--workers=N]
 
-Makes the images in a temporary directory, then measures in turns, so that a noisy
-machine hits all alike, each turn alone: Pillow in a plain loop in one process, the
-other cores idle; the same loop in one process a core, all at once; and
-``batches.stream``, with its default of threads or another. Two ratios are taken in
-every round: the stream's images a second over those of one process times the cores,
-which is the bar, and over those of the processes, which tells what the machine loses
-once all its cores decode.
+It makes the images in a temporary directory and then measures three ways in turn, so
+that a noisy machine affects all of them: Pillow in a plain loop in one process, with
+the other cores idle; the same loop in one process per core, all at once; and
+``batches.stream``. Every round gives two ratios: the stream's images per second over
+those of one process times the cores, which is the target, and over those of all the
+processes, which shows what the machine loses when all its cores decode.
 
-Pillow has new processes in every round: where its buffers happen to lie makes libjpeg
-up to 1.4 times as fast in one process as in another, for as long as that lives.
+Every round starts new processes for Pillow, because the position of its buffers makes
+libjpeg up to 1.4 times as fast in one process as in another.
 """
 
 import argparse

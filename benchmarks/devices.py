@@ -1,11 +1,11 @@
-"""Trains on 1, 2, 4 and 8 devices, in every way there is: the ends must be equal.
+"""Trains on 1, 2, 4 and 8 devices in every mode; the results must be equal.
 
     python benchmarks/devices.py [--cases=cnn]
                                  [--markdown=benchmarks/results/devices.md]
 
-Every number of devices is a process of its own (XLA makes several out of one
-processor), and the last row is two processes with two devices each that find each
-other on localhost. Equal means: up to the order in which float32 numbers are summed.
+Every number of devices runs in its own process (XLA presents one processor as several
+devices). The last row is two processes with two devices each that connect on localhost.
+Equal means equal up to the order in which float32 numbers are summed.
 The table has the loss of the last epoch and the largest difference of any parameter
 from one device, relative to the largest parameter. The exit status is 1 if one of them
 is larger than --tolerance.

@@ -1,4 +1,4 @@
-"""Kills a run of the digits again and again; it must end as if nothing had been.
+"""Kills a run of the digits again and again; it must end as if nothing had happened.
 
     python benchmarks/kills.py [--kills=20] [--damaged=5] [--seed=0]
                                [--markdown=benchmarks/results/kills.md]
@@ -10,8 +10,9 @@ checkpoint is truncated, emptied, has one bit flipped, loses a file or all its a
 Parameters, optimizer state, metrics, summary and noise of all three must be the same
 bit for bit, but for the fields that hold seconds. The exit status is 1 if they are not.
 
-A kill waits for what it is to interrupt, so that few epochs are enough for each. Where
-a run ends before its last kill all the same, all begin again with twice the epochs.
+Each kill waits for the moment that it is meant to interrupt, so a few epochs are enough
+for each. If a run still ends before its last kill, all runs start again with twice the
+epochs.
 """
 
 import argparse

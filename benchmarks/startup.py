@@ -1,10 +1,10 @@
-"""What starting costs: the import against its parts, the first run and the second.
+"""Start-up time: the import compared with its parts, the first run and the second.
 
     python benchmarks/startup.py [--rounds=7] [--out=FILE.md]
 
-Imports are timed in processes of their own, in turn, and compared pair by pair. The
-runs are the README's, ``python train.py``, once with an empty compilation cache and
-once with what the first one left there.
+Each import is timed in its own process, in turn, and compared pair by pair. The run is
+the README's ``python train.py``, once with an empty compilation cache and once with the
+cache that the first run left.
 """
 
 import argparse

@@ -1,16 +1,16 @@
-"""Losses, noises and seeds crossed: trains every run, prints the tables.
+"""Trains every combination of losses, noises and seeds, and prints the tables.
 
     python benchmarks/study.py --config=configs/digits.py --losses=ce,gce,mae,dal
         --noises=symmetric:0.2,symmetric:0.4 --seeds=3 --workdir=runs/study
         [--config.FIELD=VALUE ...]
 
 A noise is ``KIND:RATE``, or ``file:PATH`` for a label file; ``--losses=all`` takes
-every loss there is. A loss that assumes a noise rate is told the noise's own; for a
-label file, which has none, ``--config.loss.noise_rate`` tells it. Losses for which
-``--config.loss.preset`` holds nothing keep their defaults. Each run has its own
-directory below the workdir and finished ones are not run again, so the same command
-goes on where it stopped, and with more losses, noises or seeds it runs what is new.
-``study.json`` holds every run's summary.
+every loss. A loss that assumes a noise rate gets the noise's rate; a label file has
+none, so set ``--config.loss.noise_rate`` for it. Losses that the preset in
+``--config.loss.preset`` does not hold keep their defaults. Each run has its own
+directory below the workdir, and finished runs are not repeated. So the same command
+continues a stopped study, and with more losses, noises or seeds it runs only what is
+new. ``study.json`` holds every run's summary.
 """
 
 import copy
@@ -103,11 +103,12 @@ def run_study(
     from dal_jax.training import NonFiniteError, train_and_evaluate
 
     runs = []
-    # Seeds outermost: a study that is cut short has all of its first seeds.
+    # Seeds are the outer loop: a stopped study has complete results for its first
+    # seeds.
     crossed = list(itertools.product(seeds, noises, loss_names))
     configs = [configure(base, loss, noise, seed) for seed, noise, loss in crossed]
     for config in configs:
-        # What the last run would be refused for is said before the first begins.
+        # Errors in any run's configuration are reported before the first run begins.
         recipe.check(config)
     for number, (config, run) in enumerate(zip(configs, crossed, strict=True), start=1):
         seed, noise, loss = run

@@ -1,4 +1,4 @@
-"""The same networks and recipe as a plain PyTorch program, to be measured against.
+"""The same networks and recipe as a plain PyTorch program, for comparison.
 
 Written as a PyTorch user would write it: a map-style Dataset with its transforms, a
 DataLoader, a module, ``torch.optim.SGD``, an eager loop. No code of dal_jax is used.

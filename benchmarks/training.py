@@ -1,4 +1,4 @@
-"""Speed of training, against the device's peak and against PyTorch, in one run.
+"""Training speed, compared with the device's peak and with PyTorch in one run.
 
     python benchmarks/training.py [--cases=digits,cnn,resnet18] [--rounds=7]
         [--batch_sizes=128,512] [--precisions=float32,bfloat16] [--workers=0,2]
@@ -12,8 +12,8 @@ channels-last, in bfloat16. Ratios are of images per second, round by round: med
 smallest, largest. The device's peak is that of a large matrix product in the same
 process.
 
-On a machine that others use too, ``taskset --cpu-list 0 python benchmarks/...`` keeps
-to one core; times are then the process's own CPU time, which others do not lengthen.
+On a shared machine, ``taskset --cpu-list 0 python benchmarks/...`` keeps to one core;
+times are then the process's own CPU time, which other processes do not lengthen.
 """
 
 import argparse

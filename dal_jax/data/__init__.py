@@ -1,4 +1,4 @@
-"""Data sources: a name and options in, inputs with labels and original indices out."""
+"""Data sources: from a name and options to inputs, labels and original indices."""
 
 from dal_jax.data.loading import listed, load, names
 from dal_jax.data.split import Dataset, InputSource, Split

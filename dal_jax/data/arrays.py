@@ -1,8 +1,8 @@
 """Inputs and labels that are numpy arrays already.
 
-``.npz``: one file with ``images`` or ``inputs``, ``labels`` and, where known,
+``.npz``: one file with ``images`` or ``inputs``, ``labels`` and, if known,
 ``clean_labels`` and ``class_names``. ``.npy``: the file of the inputs, with ``images``
-or ``inputs`` in its name; the others lie beside it with that word replaced
+or ``inputs`` in its name; the others are in the same directory, with that word replaced
 (``train_images.npy``, ``train_labels.npy``, ``train_clean_labels.npy``,
 ``train_class_names.npy``). Nothing is ever unpickled.
 
@@ -21,7 +21,7 @@ from dal_jax.errors import InputError
 
 _KINDS = ("images", "inputs")
 _OTHERS = ("labels", "clean_labels", "class_names")
-# Values that are looked at together for one that is not finite.
+# Number of values checked at a time for one that is not finite.
 _CHUNK_VALUES = 2**24
 
 
@@ -94,7 +94,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         else:
             raise InputError(
                 f"{path}: expected an .npz, or an .npy with 'images' or 'inputs' in "
-                "its name and the labels beside it; rename it"
+                "its name and the labels in the same directory; rename it"
             )
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
@@ -194,7 +194,7 @@ def _images(
             "them, or call them inputs to use them as they are"
         )
     if len(images) == 0:
-        raise InputError(f"{path} holds no image: expected one at least")
+        raise InputError(f"{path} holds no image: expected at least one; add images")
     images = with_channel_axis(images)
     return ArrayImages(
         channels=channels or images.shape[-1],

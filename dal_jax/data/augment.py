@@ -1,7 +1,7 @@
 """Augmentation and normalisation of images, inside the compiled step.
 
-Every random function takes one key per example, so what happens to an image depends
-neither on the batch it is in nor on how the batch is split over devices. The
+Every random function takes one key per example, so what happens to an image does not
+depend on its batch or on how the batch is split over devices. The
 definitions are torchvision's; docs/models.md lists the differences.
 """
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class Preprocess(NamedTuple):
-    """From raw inputs to the network's: two pure functions.
+    """Two pure functions from raw inputs to the network's inputs.
 
     Attributes:
-      train: ``train(keys, inputs)``, with one key an example.
+      train: ``train(keys, inputs)``, with one key per example.
       evaluate: ``evaluate(inputs)``.
-      description: what must be known to do the same to new inputs, as JSON can hold it.
+      description: JSON values from which the same can be done to new inputs.
     """
 
     train: Callable[[jax.Array, jax.Array], jax.Array]
@@ -49,7 +49,7 @@ def normalize(
       ``(images - mean) / std``, in the dtype of ``images``.
 
     Raises:
-      InputError: as many numbers as neither one nor the channels.
+      InputError: the number of values is neither one nor the number of channels.
 
     Example:
       >>> normalize(jnp.ones((1, 1, 2)), (0.5, 0.0), (0.5, 2.0)).ravel().tolist()
@@ -60,7 +60,7 @@ def normalize(
         if len(values) not in (1, channels):
             raise InputError(
                 f"augmentation.{name} has {len(values)} numbers: expected one or "
-                f"{channels}, a number a channel; leave it empty to measure it"
+                f"{channels}, one per channel; leave it empty to measure it"
             )
     scale = 1 / jnp.asarray(std, jnp.float32)
     return (images - jnp.asarray(mean, images.dtype)) * scale.astype(images.dtype)
@@ -102,7 +102,7 @@ def make_preprocess(
     if padding < 0 or (size is not None and size < 1):
         raise InputError(
             f"augmentation.crop_padding={padding}, random_resized_crop={size}: "
-            f"expected pixels, 0 or more and 1 or more; leave out what is not wanted"
+            f"expected at least 0 and at least 1 pixels; leave out what you do not want"
         )
     strengths = color.check_strengths(config.color_jitter)
 

@@ -17,8 +17,8 @@ from dal_jax.errors import InputError
 class _Batches:
     """Grain's view: element ``i`` is the whole batch of step ``i``.
 
-    One thread reads a whole batch, because handing over single images costs more than
-    a quarter of the speed at 256 x 256 pixels.
+    One thread reads a whole batch, because handing over single images would cost more
+    than a quarter of the speed at 256 x 256 pixels.
     """
 
     inputs: np.ndarray | InputSource
@@ -36,15 +36,14 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """Yields the inputs of every step, in the order given, read ahead of time.
 
-    The order is all the state there is: to go on after ``n`` steps, pass
-    ``order[n:]``.
+    The order is the only state: to continue after ``n`` steps, pass ``order[n:]``.
 
     Args:
       split: its inputs in memory or streamed.
       order: ints ``[steps, batch]``, positions in the split.
-      workers: threads that read and decode; default one a core. With 0 a batch is read
-        when it is asked for.
-      prefetch: how many batches a thread is ahead at most.
+      workers: threads that read and decode; default one per core. With 0 a batch is
+        read when it is needed.
+      prefetch: how many batches a thread may be ahead.
 
     Yields:
       ``[batch, ...]``, of images uint8 ``[batch, H, W, C]``.
@@ -122,7 +121,7 @@ def readable(
     """Yields images in their order, read ahead of time, and says which do not decode.
 
     Args:
-      images: of which nobody knows yet whether they decode.
+      images: images that may or may not decode.
       shape: ``(H, W, C)`` that each must have once it is decoded.
       batch_size: images that are read together.
       workers: see :func:`stream`.

@@ -1,7 +1,7 @@
-"""Arrays that are costly to make, kept on disk under a key of all that decides them.
+"""A disk cache of arrays that take long to make, keyed by everything that decides them.
 
-An entry is a directory that appears whole or not at all. Whatever goes wrong with the
-cache, a full disk or a damaged entry, costs time and never a run.
+An entry is a directory that appears whole or not at all. If anything goes wrong with
+the cache, such as a full disk or a damaged entry, it costs time but never stops a run.
 """
 
 import functools
@@ -18,7 +18,7 @@ import numpy as np
 
 from dal_jax.files import sync_directory, write_atomically
 
-# Part of every key: a change of what decoding means makes old entries unreachable.
+# Part of every key: change it whenever decoding changes, so old entries are not found.
 _VERSION = 2
 
 
@@ -83,7 +83,7 @@ def read(root: Path | None, entry: str) -> tuple[dict[str, np.ndarray], Any] | N
 def write(
     root: Path | None, entry: str, arrays: dict[str, np.ndarray], notes: Any
 ) -> None:
-    """Keeps arrays and notes as one entry, if it can.
+    """Stores arrays and notes as one entry, if possible.
 
     Args:
       root: the cache's directory, None for no cache.

@@ -1,7 +1,7 @@
 """Colour jitter: brightness, contrast, saturation and hue of one image.
 
-The four changes and their ranges are torchvision's ``ColorJitter``; the order is
-fixed, in this sequence, where torchvision draws one for every image.
+The four changes and their ranges are those of torchvision's ``ColorJitter``. The order
+is always this one; torchvision draws an order for every image.
 """
 
 from collections.abc import Sequence
@@ -39,8 +39,8 @@ def check_strengths(strengths: Sequence[float]) -> tuple[float, ...]:
     if len(strengths) > 4 or min(filled) < 0 or filled[-1] > 0.5:
         raise InputError(
             f"augmentation.color_jitter={tuple(strengths)}: expected up to four "
-            f"strengths, none negative, hue at most 0.5; brightness, contrast, "
-            f"saturation, hue is the order"
+            f"strengths, none negative, hue at most 0.5; give them in the order "
+            f"brightness, contrast, saturation, hue"
         )
     return filled
 

@@ -1,4 +1,4 @@
-"""Single examples of a source for a person to look at, as they are in the source."""
+"""Single examples as they are in the source, for a person to look at."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from dal_jax.data.split import Split, Subset
 
 
 def contents_of(split: Split, positions: np.ndarray) -> list[np.ndarray | None]:
-    """Returns some inputs, images in their own size; ``None`` for an unreadable one.
+    """Returns some inputs; images keep their size, unreadable ones are ``None``.
 
     Args:
       split: its images may be files that are not decoded yet.

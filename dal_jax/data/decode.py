@@ -1,10 +1,10 @@
-"""One image file to uint8 pixels, as a person looking at it would expect them.
+"""Decodes an image file to uint8 pixels, as a person would see them.
 
 - 16-bit grey is scaled to 8 bits (65535 becomes 255); black-and-white becomes 0 and
   255; palette, CMYK and every other colour space becomes RGB.
-- Transparent pixels are composited on white, as a page shows them.
-- The EXIF orientation is applied; of an animation the first frame counts; an embedded
-  colour profile is not.
+- Transparent pixels are composited on white, as a web page shows them.
+- The EXIF orientation is applied; an embedded colour profile is not. An animation gives
+  its first frame.
 - ``image_size`` scales the shorter side to that many pixels (bilinear, antialiased)
   and keeps the centre square, so that nothing is stretched.
 """
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-# What Pillow may open; its PPM includes PBM and PGM. It knows many more formats, and
-# starts another program for some.
+# The formats that Pillow may open; its PPM includes PBM and PGM. It knows many more,
+# and starts another program for some of them.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP")
 
 
 class UnreadableImage(Exception):
-    """An image that does not decode; the message is the reason alone."""
+    """An image that does not decode; the message is only the reason."""
 
 
 class OtherSize(Exception):
@@ -49,14 +49,14 @@ def decode(
         already: uint8 ``[H, W, C]`` with 1 or 3 channels.
       channels: 1 for grey or 3 for colour.
       image_size: the side of the square that is kept; None keeps the size.
-      out: uint8 ``[H, W, channels]``, where the pixels may be written to if they are
-        of that shape; what is returned counts.
+      out: uint8 ``[H, W, channels]``; the pixels may be written there if they have that
+        shape. Use only what is returned.
 
     Returns:
       uint8 ``[H, W, channels]``.
 
     Raises:
-      UnreadableImage: whatever is wrong with the file.
+      UnreadableImage: for anything that is wrong with the file.
 
     Example:
       >>> grey = np.full([4, 6, 1], 200, np.uint8)
@@ -73,10 +73,10 @@ def decode(
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        # Pillow's own words hold an address that differs every time.
+        # Pillow's own message holds an address that differs every time.
         raise UnreadableImage("not an image in a known format") from error
     except Exception as error:
-        # Decoders raise anything at all on damaged bytes, SyntaxError included.
+        # Decoders raise all kinds of errors on damaged bytes, even SyntaxError.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImage(reason) from error
     return pixels.reshape(*pixels.shape[:2], channels)
@@ -115,15 +115,15 @@ def decode_rows(
 def _open(
     encoded: str | bytes | np.ndarray, image_size: int | None, out: np.ndarray | None
 ) -> "Image.Image | np.ndarray":
-    """Returns the picture as it is to be seen, as pixels where it has them already."""
+    """Returns the picture the right way up, as pixels if it has them already."""
     from PIL import Image, ImageOps
 
     if isinstance(encoded, str):
         encoded = _read_file(encoded)
     if isinstance(encoded, np.ndarray):
         return encoded
-    # A JPEG can be decoded at a fraction of its size; twice the wanted size leaves the
-    # antialiased resize what it needs.
+    # A JPEG can be decoded at a fraction of its size; twice the wanted size is enough
+    # for the antialiased resize.
     least = None if image_size is None else 2 * image_size
     if is_jpeg(encoded):
         pixels = decode_plain(encoded, least, out)
@@ -158,7 +158,7 @@ def _convert(
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     mode = "L" if channels == 1 else "RGB"
-    # Pillow copies where there is nothing to convert.
+    # Pillow would copy even if there is nothing to convert.
     image = image if image.mode == mode else image.convert(mode)
     if image_size is not None and image.size != (image_size, image_size):
         size = (image_size, image_size)

@@ -1,6 +1,6 @@
 """scikit-learn's bundled handwritten digits: 1,797 real images of 8 x 8 pixels.
 
-They need neither network nor files, so they are what the first command trains on.
+They need no network and no files, so the README's first command trains on them.
 """
 
 import gzip

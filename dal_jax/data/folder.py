@@ -1,4 +1,4 @@
-"""A directory of images for every class, as mini-WebVision is laid out.
+"""One directory of images per class.
 
 Examples are in the order of their paths: class directories sorted by name, then the
 files below each sorted by path. That order is the original one, which a label file
@@ -14,7 +14,7 @@ from dal_jax.data.images import FileImages
 from dal_jax.data.split import Dataset, Split
 from dal_jax.errors import InputError
 
-# Files with another suffix are not images and are passed over.
+# Files with another suffix are ignored.
 _FORMATS = "bmp gif j2k jp2 jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp"
 SUFFIXES = tuple(f".{name}" for name in _FORMATS.split())
 
@@ -49,7 +49,7 @@ def load(
     if train_path is None and data_dir is None:
         raise InputError(
             "dataset.name=folder needs dataset.train_path, a directory that holds one "
-            "directory a class, or dataset.data_dir, which holds train and test"
+            "directory per class, or dataset.data_dir, which holds train and test"
         )
     root = Path(data_dir or "").expanduser()
     train_dir = root / Path(train_path or "train").expanduser()
@@ -72,7 +72,7 @@ def load(
 def _class_directories(directory: Path) -> tuple[str, ...]:
     if not directory.is_dir():
         raise InputError(
-            f"no directory {directory}: expected one directory a class in it; check "
+            f"no directory {directory}: expected one directory per class in it; check "
             "the path"
         )
     names = sorted(
@@ -82,7 +82,8 @@ def _class_directories(directory: Path) -> tuple[str, ...]:
     )
     if not names:
         raise InputError(
-            f"{directory} holds no directory: expected one a class, with its images"
+            f"{directory} holds no directory: expected one per class, with its images; "
+            "check the path"
         )
     return tuple(names)
 

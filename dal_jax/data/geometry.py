@@ -1,7 +1,7 @@
 """Crops, flips and resizing of a batch of images.
 
-What is drawn and what is done with it are apart: ``draw_*`` gives the numbers of one
-example from its key, the other functions are deterministic. The definitions are
+Drawing and computing are separate: ``draw_*`` returns the random numbers of one example
+from its key, and the other functions are deterministic. The definitions are
 torchvision's; docs/models.md lists the differences.
 """
 
@@ -27,7 +27,7 @@ class Box(NamedTuple):
 
 
 def crop_with_padding(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
-    """Pads with zeros on all sides, then cuts the original size out.
+    """Pads with zeros on all sides, then cuts out the original size.
 
     Args:
       images: ``[batch, height, width, channels]``.
@@ -76,10 +76,10 @@ def draw_box(
 ) -> Box:
     """Draws one example's part of the image for a random resized crop.
 
-    The area is a uniform share in ``scale`` of the image's, the ratio of width to
-    height log-uniform in ``ratio``, the place uniform among those where it fits. Of
-    ten attempts the first that fits counts; where none does, it is the largest box in
-    the middle whose ratio is in the range.
+    The area is a uniform share of the image's in ``scale``, the ratio of width to
+    height is log-uniform in ``ratio``, and the position is uniform among those that
+    fit. The first of ten attempts that fits is used. If none fits, the box is the
+    largest one in the middle whose ratio is in the range.
 
     Args:
       key: a single key.
@@ -134,8 +134,8 @@ def draw_box(
 def resized_crop(images: jax.Array, boxes: Box, size: int) -> jax.Array:
     """Cuts a box out of each image and resizes it to a square.
 
-    Bilinear with antialiasing: where it shrinks, the triangle that weighs the pixels
-    is as wide as an output pixel is there. Pixels outside the box do not count.
+    Bilinear with antialiasing: if the image shrinks, the triangular filter is as wide
+    as an output pixel. Pixels outside the box do not count.
 
     Args:
       images: ``[batch, height, width, channels]``, floating point.
@@ -164,8 +164,8 @@ def resized_crop(images: jax.Array, boxes: Box, size: int) -> jax.Array:
 def resize_and_center_crop(images: jax.Array, size: int) -> jax.Array:
     """Resizes the shorter side to 8/7 of ``size`` and cuts a square from the middle.
 
-    What evaluation does where training takes random resized crops: for 224, the usual
-    256 and 224. Bilinear with antialiasing, as :func:`resized_crop`.
+    Evaluation uses this if training uses random resized crops; for 224 it gives the
+    usual 256 and 224. Bilinear with antialiasing, like :func:`resized_crop`.
 
     Args:
       images: ``[batch, height, width, channels]``, floating point.

@@ -1,4 +1,4 @@
-"""Random access to images that are decoded when they are asked for."""
+"""Random access to images that are decoded on access."""
 
 import abc
 import dataclasses
@@ -19,9 +19,9 @@ class EncodedImages(abc.ABC):
     """Images on disk, decoded at every access; an :class:`InputSource`.
 
     Attributes:
-      channels: 1 or 3, what every image is converted to.
-      image_size: the side that every image is resized to; None keeps their size,
-        which must then be the same for all.
+      channels: 1 or 3; every image is converted to this.
+      image_size: the side to which every image is resized; None keeps their size, which
+        must then be the same for all.
     """
 
     channels: int
@@ -36,7 +36,7 @@ class EncodedImages(abc.ABC):
 
     @abc.abstractmethod
     def name(self, position: int) -> str:
-        """Returns what a user knows an image by, e.g. its path."""
+        """Returns the name by which a user knows an image, e.g. its path."""
 
     @abc.abstractmethod
     def fingerprint(self, positions: np.ndarray) -> str:

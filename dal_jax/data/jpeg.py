@@ -1,7 +1,7 @@
-"""JPEG by simplejpeg, which lets go of Python's lock while it decodes.
+"""Decodes JPEGs with simplejpeg, which releases Python's lock while it decodes.
 
-The pixels are Pillow's to the last bit, for both call libjpeg-turbo and ask it for the
-same. CMYK, an orientation to apply and damaged files are left to Pillow.
+The pixels equal Pillow's to the last bit, because both call libjpeg-turbo with the same
+settings. Pillow handles CMYK, files with an orientation, and damaged files.
 """
 
 import io
@@ -19,14 +19,14 @@ def is_jpeg(encoded: bytes) -> bool:
 def decode_plain(
     encoded: bytes, scaled_to: int | None = None, out: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """Returns the pixels of a grey or colour JPEG, or None where Pillow has to look.
+    """Returns the pixels of a grey or colour JPEG, or None if Pillow must decode it.
 
     Args:
       encoded: the file's bytes.
-      scaled_to: decode at a half, a quarter or an eighth of the size, whichever is the
-        least with no side below this, as Pillow's ``draft`` does.
+      scaled_to: decode at a half, a quarter or an eighth of the size: the smallest with
+        no side below this, like Pillow's ``draft``.
       out: uint8 ``[H, W, C]``, which is written to and returned if it has the shape of
-        the result. It may also be written to where None is returned.
+        the result. It may also be written to when None is returned.
 
     Returns:
       uint8 ``[H, W, C]`` with C 1 or 3 as stored, or None.
@@ -59,7 +59,7 @@ def decode_plain(
 
 
 def _is_turned(encoded: bytes) -> bool:
-    """Whether metadata say that the picture is to be turned before it is shown."""
+    """Whether the metadata say that the picture must be rotated or mirrored."""
     from PIL import ExifTags, Image
 
     position, marker = 2, encoded[2:4]

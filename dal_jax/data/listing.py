@@ -1,8 +1,8 @@
 """A CSV file of image paths, given labels and, where known, clean labels.
 
-The first line names the columns: ``path``, ``label`` and, where known,
-``clean_label``; others are ignored. Clothing1M, Food-101N or an export of one's own can
-be written like this. Labels are class names, or integers from 0 if all of them are.
+The first line names the columns: ``path``, ``label`` and, if known, ``clean_label``;
+others are ignored. Clothing1M, Food-101N or your own export can be written like this.
+Labels are class names, or integers from 0 if all of them are integers.
 """
 
 import csv
@@ -103,7 +103,9 @@ def _read(
                 "or set dataset.label_column"
             )
     if not rows:
-        raise InputError(f"{path} lists no image: expected one a line after the header")
+        raise InputError(
+            f"{path} lists no image: expected one per line after the header; add them"
+        )
     columns = {"path": "path", "label": label_column}
     if clean_label_column in present:
         columns["clean_label"] = clean_label_column
@@ -129,7 +131,7 @@ def _numbers(
     labels: list[str], class_names: tuple[str, ...], column: str, path: Path
 ) -> np.ndarray:
     number = {name: label for label, name in enumerate(class_names)}
-    # Written as "07", an integer names the class "7".
+    # The integer "07" names the class "7".
     integers = all(_is_integer(name) for name in class_names)
     labels = [str(int(x)) if integers and _is_integer(x) else x for x in labels]
     for row, label in enumerate(labels):

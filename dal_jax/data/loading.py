@@ -1,7 +1,7 @@
-"""From a :class:`DatasetConfig` to a data set: the one door to every source.
+"""From a :class:`DatasetConfig` to a data set, for every source.
 
-A source lists its examples; what is left out, whether images live in memory, and the
-cache are the same for all of them and decided here.
+A source lists its examples. This module decides for all sources what is left out,
+whether images live in memory, and what is cached.
 """
 
 import dataclasses
@@ -77,8 +77,8 @@ def load(config: "DatasetConfig") -> Dataset:
       config: the source's name and options, see ``docs/data.md``.
 
     Returns:
-      The data set, its inputs in memory or streamed; every image has been seen to
-      decode. ``test`` is None where the user gave no test examples.
+      The data set, its inputs in memory or streamed; every image was decoded once.
+      ``test`` is None if there are no test examples.
 
     Raises:
       InputError: if the configuration or the data cannot be used; the line says what
@@ -106,7 +106,7 @@ def load(config: "DatasetConfig") -> Dataset:
 
 
 def listed(config: "DatasetConfig") -> Dataset:
-    """Returns the classes asked for as the source lists them, with nothing decoded.
+    """Returns all examples of the requested classes, with nothing decoded.
 
     Args:
       config: the source's name and options.

@@ -1,8 +1,8 @@
 """Decides whether a split lives in memory or is streamed, and decodes it once.
 
-Every image is decoded before a run starts, streamed or not: an image that does not
-decode must not stop a run in its second day. The result is cached on disk, the pixels
-of a split in memory, the list of unreadable images of one that is streamed.
+Every image is decoded before a run starts, streamed or not, so that an unreadable image
+cannot stop a run on its second day. The result is cached on disk: the pixels of a split
+in memory, or the list of unreadable images of a streamed one.
 """
 
 import dataclasses
@@ -20,14 +20,15 @@ from dal_jax.data.images import ArrayImages, EncodedImages, decode_into, stack
 from dal_jax.data.split import Split, Subset
 from dal_jax.errors import InputError
 
-# Decoded bytes of one split up to which storage="auto" keeps it in memory.
+# storage="auto" keeps a split in memory up to this many decoded bytes.
 MEMORY_LIMIT = 2 * 2**30
 
 # Images decoded by one thread at a time.
 _CHUNK = 64
 
-# Below this many pixels the time goes into Python, where threads only get in each
-# other's way: two took 1.3 times as long as one at 32 x 32, and 0.52 at 256 x 256.
+# Below this many pixels most time is spent in Python, where threads wait for each
+# other: two threads took 1.3 times as long as one at 32 x 32, and 0.52 times at 256 x
+# 256.
 _PIXELS_WORTH_A_THREAD = 64 * 64
 
 
@@ -68,7 +69,7 @@ def materialize(
         return split, ()  # nothing there can fail to decode
     if isinstance(images, ArrayImages) and images.array.shape[1:] == images.shape:
         all_there = np.array_equal(positions, np.arange(len(images)))
-        # Where memory was decided on, a mapped file counts as an array.
+        # If the split is kept in memory, a mapped file counts as an array.
         pixels = np.asarray(images.array)
         pixels = pixels if all_there else pixels[positions]
         return dataclasses.replace(split, inputs=pixels), ()
@@ -132,7 +133,7 @@ def _decode_all(
     threads = cores() if _worth_threads(images) else 1
     starts = range(0, len(positions), _CHUNK)
     failures: list[tuple[int, str]] = []
-    # disable=None: no bar where nobody watches.
+    # disable=None: no bar if the output is not a terminal.
     with tqdm(
         total=len(positions),
         desc=f"decoding {label}",

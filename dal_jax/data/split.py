@@ -1,8 +1,8 @@
-"""What every data source hands on: inputs, given labels, original indices.
+"""What every data source returns: inputs, given labels, original indices.
 
 Inputs are either one array ``[N, ...]`` of any shape and dtype (uint8 images, float
-features, int tokens) or a random-access source that gives one input at a time;
-everything else about an example is small and always an array.
+features, int tokens) or a random-access source that returns one input at a time.
+Everything else about an example is small and always in an array.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from dal_jax.errors import InputError
 class InputSource(Protocol):
     """Random access to inputs that do not fit in memory together.
 
-    ``shape`` and ``dtype`` are those of ONE input, e.g. ``(H, W, C)`` and uint8;
-    ``source[i]`` is an array of that shape and dtype. Several threads may ask at once.
+    ``shape`` and ``dtype`` describe ONE input, e.g. ``(H, W, C)`` and uint8;
+    ``source[i]`` is an array of that shape and dtype. Several threads may read at once.
     """
 
     @property
@@ -73,19 +73,17 @@ class Split:
     Attributes:
       inputs: an array ``[N, ...]`` of any shape and dtype, or an
         :class:`InputSource`. A ``np.memmap`` is never copied whole.
-      labels: integers ``[N]``, or ``[N, ...]`` where an input has several, as tokens
-        have: the labels as the source gives them.
+      labels: the given labels, integers ``[N]``, or ``[N, ...]`` if an input has
+        several, as tokens do.
       index: int64 ``[N]``, each example's index in the original order of its source,
-        whatever order it is stored in and whatever has been left out. Default: its
-        position.
-      clean_labels: integers of the shape of ``labels``, or None where the source does
-        not know them.
-      index_is_original: False where the source records no original order, so that
-        ``index`` is only the position in storage; a label file must then be refused.
-      source_size: how many examples the source has, before anything was left out: the
-        length that a label file in the original order must have. Default: ``N``.
-      names: what a user knows each example by, e.g. the path of its image: an array
-        ``[N]`` of strings; None where the source has no names.
+        whatever the order of storage and whatever was left out. Default: its position.
+      clean_labels: integers of the shape of ``labels``, or None if unknown.
+      index_is_original: False if the source records no original order, so that
+        ``index`` is only the position in storage; then no ``.npy`` label file fits.
+      source_size: the number of examples in the source before anything was left out,
+        which is the length of a label file in the original order. Default: ``N``.
+      names: the name by which a user knows each example, e.g. the path of its image: an
+        array ``[N]`` of strings; None if the source has no names.
 
     Raises:
       InputError: if the lengths differ, or labels are not integers.
@@ -119,7 +117,7 @@ class Split:
         if len(self.inputs) != len(self.labels) or len(self.labels) != len(self.index):
             raise InputError(
                 f"a split has {len(self.inputs)} inputs, {len(self.labels)} labels and "
-                f"{len(self.index)} indices: expected as many of each; check the data"
+                f"{len(self.index)} indices: expected the same number; check the data"
             )
         _check_labels("labels", self.labels)
         if self.clean_labels is not None:
@@ -137,7 +135,7 @@ class Split:
 
     @property
     def in_memory(self) -> bool:
-        """Whether all inputs are one array, and not one that is mapped from a file."""
+        """Whether all inputs are one array in memory, not mapped from a file."""
         return isinstance(self.inputs, np.ndarray) and not isinstance(
             self.inputs, np.memmap
         )
@@ -183,15 +181,15 @@ def _check_labels(name: str, labels: np.ndarray):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A training split, a test split where there is one, and the classes' names.
+    """A training split, a test split if there is one, and the classes' names.
 
     Attributes:
       name: what it was loaded by, e.g. ``"digits"`` or ``"tfds/cifar10"``.
       train: the training examples.
-      test: the test examples; None where the user gave none.
+      test: the test examples; None if there are none.
       class_names: the name of every class, in the order of the integer labels.
-      skipped: what names the images that did not decode and were left out by
-        ``on_unreadable="skip"``, e.g. their paths.
+      skipped: names (e.g. paths) of images that did not decode and were left out by
+        ``on_unreadable="skip"``.
     """
 
     name: str

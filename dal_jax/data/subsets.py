@@ -12,19 +12,19 @@ from dal_jax.seeds import numpy_rng
 def fixed_subset(split: Split, size: int, name: str) -> Split:
     """Returns ``size`` examples in their old order, the same ones in every run.
 
-    They are drawn uniformly by a seed of their own, never by the run's, and a smaller
-    subset is contained in every larger one.
+    They are drawn uniformly with a fixed seed, not the run's, and a smaller subset is
+    contained in every larger one.
 
     Args:
       split: the examples to choose from.
       size: how many to keep, at least 1.
-      name: of the configuration field, which also names the draw.
+      name: the configuration field; it also names the random draw.
 
     Returns:
       The chosen examples.
 
     Raises:
-      InputError: if there are not so many.
+      InputError: if there are fewer examples.
     """
     if not 1 <= size <= len(split):
         raise InputError(
@@ -36,12 +36,12 @@ def fixed_subset(split: Split, size: int, name: str) -> Split:
 
 
 def first_classes(dataset: Dataset, max_classes: int) -> Dataset:
-    """Returns a data set of its first classes only, as mini-WebVision is of WebVision.
+    """Returns only the first classes of a data set, as in mini-WebVision.
 
-    The given labels alone decide which examples stay: an image of another class that is
-    wrongly labelled as one of these is noise, and what is trained on must not depend on
-    clean labels. Where such an image is known, the split's clean labels are dropped,
-    for no class here is the right one.
+    Only the given labels decide which examples stay: an image of another class that is
+    wrongly labelled as one of these is noise, and the training set must not depend on
+    clean labels. If such an image is known, the split's clean labels are dropped,
+    because no kept class is right for it.
 
     Args:
       dataset: any data set.
@@ -51,7 +51,7 @@ def first_classes(dataset: Dataset, max_classes: int) -> Dataset:
       The smaller data set.
 
     Raises:
-      InputError: if there are not so many classes or no example is left.
+      InputError: if there are fewer classes, or if no example is left.
     """
     if not 2 <= max_classes <= dataset.num_classes:
         raise InputError(
@@ -64,7 +64,7 @@ def first_classes(dataset: Dataset, max_classes: int) -> Dataset:
         if not len(kept):
             raise InputError(
                 f"dataset.max_classes={max_classes} leaves no {label} example: "
-                "expected one at least; raise it"
+                "expected at least one; raise it"
             )
         clean = kept.clean_labels
         if clean is not None and clean.max() >= max_classes:
@@ -84,14 +84,14 @@ def validation_split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns which training examples train and which are held out for validation.
 
-    The labels of both are the given ones: noise is applied before, so that model
-    choice never sees a clean label.
+    Both parts keep the given labels. Noise is applied before, so model choice never
+    sees a clean label.
 
     Args:
       num_examples: how many training examples there are.
       fraction: the share that is held out, ``0 <= fraction < 1``, rounded to whole
         examples; 0 holds out none.
-      seed: of the draw. Left at 0 it is the same one whatever the run's seed.
+      seed: of the draw. At the default 0 the split is the same for every run's seed.
 
     Returns:
       Two int64 arrays of positions, each in ascending order.

@@ -1,9 +1,9 @@
 """Any image classification set of tensorflow-datasets, without TensorFlow.
 
 Sets stored as ArrayRecord are read through tensorflow-datasets' ``data_source``, see
-``tfds_records.py``; its own feature description says which feature is the image and
-which the label. Nothing here touches the network: the directory is looked up first,
-and a set that is not there is an error at once.
+``tfds_records.py``. The set's own description says which feature is the image and which
+is the label. Nothing here touches the network: a set that is missing is an error at
+once.
 """
 
 import dataclasses
@@ -26,15 +26,15 @@ from dal_jax.errors import InputError
 class TfdsImages(EncodedImages):
     """The images of one split, still encoded as they are stored."""
 
-    directory: str  # that of one version, holding dataset_info.json
+    directory: str  # of one version, with its dataset_info.json
     split: str
     image_key: str
     size: int
-    stored_shape: tuple[int, ...] | None = None  # None where sizes differ
+    stored_shape: tuple[int, ...] | None = None  # None if sizes differ
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one image, where the set declares it without decoding."""
+        """The shape of one image, if the set declares it without decoding."""
         if self.image_size is None and self.stored_shape is not None:
             return (*self.stored_shape[:2], self.channels)
         return super().shape
@@ -72,7 +72,7 @@ def load(
     image_size: int | None = None,
     cache_dir: Path | None = None,
 ) -> Dataset:
-    """Returns a set of tensorflow-datasets; labels are read, images not yet decoded.
+    """Returns a tensorflow-datasets set with labels read and images not yet decoded.
 
     Args:
       tfds_name: ``name``, ``name:version``, ``name/config`` or
@@ -86,14 +86,13 @@ def load(
       cache_dir: where labels are kept, so that they are read once.
 
     Returns:
-      The data set. ``index`` comes from the ``id`` feature where every id is the
-      split's name and a number within it (``train_16399``); otherwise it is the
-      position in storage and ``index_is_original`` is False. Clean labels are the
-      labels.
+      The data set. ``index`` comes from the ``id`` feature if every id is the split's
+      name and a number within it (``train_16399``); otherwise it is the position in
+      storage and ``index_is_original`` is False. The labels count as clean labels.
 
     Raises:
-      InputError: if the set is not there, is stored in another format, or is not one
-        of images with one class each.
+      InputError: if the set is missing, is stored in another format, or does not hold
+        images with one class each.
     """
     if not tfds_name:
         raise InputError(
@@ -120,8 +119,8 @@ def find(tfds_name: str, data_dir: str | None) -> Path:
       The directory that holds its ``dataset_info.json``.
 
     Raises:
-      InputError: if it is not there or not stored as ArrayRecord; the line says how
-        to prepare it.
+      InputError: if it is missing or not stored as ArrayRecord; the line says how to
+        prepare it.
     """
     name, _, version = tfds_name.partition(":")
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")

@@ -1,7 +1,7 @@
-"""The records of a tensorflow-datasets set: which labels and ids, and encoded images.
+"""The records of a tensorflow-datasets set: labels, ids and encoded images.
 
-All that needs tensorflow-datasets itself is here; it is imported only to read records,
-so that a set whose decoded images are cached is ready without it.
+Only this module needs tensorflow-datasets. It is imported only to read records, so a
+set whose decoded images are cached is ready without it.
 """
 
 import re
@@ -19,7 +19,7 @@ _CHUNK = 1000  # records read at a time when only their labels are wanted
 def read_labels(
     directory: Path, split: str
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Returns what is known of every example but its image.
+    """Returns everything about every example except its image.
 
     Args:
       directory: of one version, holding ``dataset_info.json``.
@@ -130,7 +130,7 @@ def _feature_keys(info: Any, directory: Path) -> tuple[str, str]:
     """Returns the keys of the image and of the label that supervised learning uses."""
     import tensorflow_datasets as tfds
 
-    # In the order of names: their own changes from one process to the next.
+    # Sorted by name, because their own order changes from one process to the next.
     features = dict(sorted(info.features.items()))
     images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
     labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]

@@ -1,7 +1,4 @@
-"""Inputs without labels, by what a person would point at.
-
-A folder of images, a list of them, a single one, or an array in a file.
-"""
+"""Inputs without labels: a folder of images, a list, a single image, or an array."""
 
 import csv
 import dataclasses
@@ -21,8 +18,8 @@ class Unlabelled:
     """Inputs, each with a name.
 
     Attributes:
-      names: one an input: its path below the folder, its path as the list has it, or
-        its position in the array.
+      names: one per input: its path below the folder, its path as in the list, or its
+        position in the array.
       inputs: the paths of image files, or an array ``[N, ...]``.
     """
 
@@ -34,15 +31,15 @@ class Unlabelled:
 
 
 def find(path: str | os.PathLike[str]) -> Unlabelled:
-    """Returns the inputs that a path stands for; images are not yet decoded.
+    """Returns the inputs at a path; images are not yet decoded.
 
     Args:
-      path: a folder, whose images are taken with those of the folders below it; a
-        ``.csv`` with a column ``path``, relative to the file itself; an ``.npy``; an
-        ``.npz`` with ``images`` or ``inputs`` or a single array; or an image file.
+      path: a folder, whose images are read at any depth; a ``.csv`` with a column
+        ``path``, relative to the file itself; an ``.npy``; an ``.npz`` with ``images``
+        or ``inputs`` or a single array; or an image file.
 
     Raises:
-      InputError: nothing is there, or nothing to take inputs from.
+      InputError: the path does not exist, or holds no inputs.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -109,7 +106,7 @@ def _array(path: Path) -> np.ndarray:
         ) from None
     raise InputError(
         f"{path} has the arrays {', '.join(names) or 'none'}: expected images or "
-        "inputs, or a single array; rename the one to be taken"
+        "inputs, or a single array; rename the one to use"
     )
 
 

@@ -1,8 +1,8 @@
 """Networks: the package's own by name, and any other as pure functions.
 
-:func:`create` gives a Flax NNX module, from random numbers or a file of weights, and
-:func:`save_weights` writes such a file; :func:`functionalize` turns an NNX or Linen
-module into the two functions that training is made of.
+:func:`create` returns a Flax NNX module with random weights or weights from a file, and
+:func:`save_weights` writes such a file. :func:`functionalize` turns an NNX or Linen
+module into the two functions that training uses.
 """
 
 from dal_jax.models.create import create, names, options

@@ -1,17 +1,17 @@
 """Two-dimensional convolution that is fast on every platform, inside loops too.
 
-On the CPU, XLA runs a convolution through a fast library when it stands in one
-canonical form: images ``NHWC``, a kernel ``HWIO`` that is not reversed. The gradients
-that JAX derives do not have that form, and inside ``scan`` or ``fori_loop`` XLA falls
-back to a loop nest that is tens of times slower. Written out by hand, both gradients
-are canonical convolutions again: that of the images is a convolution with the turned
-kernel, that of the kernel one in which the batch takes the place of the channels,
-summed over parts of the batch that fit the cache.
-GPU and TPU keep what JAX derives, which is what their libraries recognise.
+On the CPU, XLA runs a convolution through a fast library if it has one canonical form:
+images ``NHWC``, and a kernel ``HWIO`` that is not reversed. The gradients that JAX
+derives do not have that form, and inside ``scan`` or ``fori_loop`` XLA falls back to a
+loop nest that is tens of times slower. Written by hand, both gradients are canonical
+convolutions: the images' gradient is a convolution with the rotated kernel, and the
+kernel's gradient is a convolution in which the batch takes the place of the channels,
+summed over parts of the batch that fit the cache. GPU and TPU keep what JAX derives,
+because their libraries recognise that form.
 
-The price of a derivative written by hand is that forward-mode differentiation
-(``jax.jvp``, ``jax.jacfwd``) with respect to a convolution's arguments is refused;
-``grad`` works, and so does ``grad`` of ``grad``.
+The price is that forward-mode differentiation (``jax.jvp``, ``jax.jacfwd``) with
+respect to a convolution's arguments is refused. ``grad`` works, and so does ``grad`` of
+``grad``.
 """
 
 import functools
@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# What a part of the batch may take in the gradient of the kernel: about what the
-# second-level cache of a core holds.
+# The size of a part of the batch in the kernel's gradient: about what a core's
+# second-level cache holds.
 _CHUNK_BYTES = 2**20
 _CANONICAL = ("NHWC", "HWIO", "NHWC")
 
@@ -45,8 +45,8 @@ def convolution(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Ar
     """
     if kernel.shape[:2] == (1, 1):
         return images[:, ::stride, ::stride] @ kernel[0, 0]
-    # Inside shard_map a kernel that all devices share must first be made to vary as
-    # the images do: that is where its gradient is summed over the devices.
+    # Inside shard_map a kernel that all devices share must first be made to vary like
+    # the images; there its gradient is summed over the devices.
     kernel = kernel + jnp.zeros_like(images, shape=())
     return _convolution(images, kernel, stride)
 

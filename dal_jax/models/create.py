@@ -1,4 +1,4 @@
-"""Networks of this package by name."""
+"""Creates this package's networks by name."""
 
 import functools
 import inspect
@@ -42,7 +42,7 @@ def names() -> tuple[str, ...]:
 
 
 def options(name: str) -> tuple[str, ...]:
-    """Returns the options that a network has besides those that all have.
+    """Returns a network's own options, without those that all networks have.
 
     Example:
       >>> options("cnn")
@@ -69,21 +69,21 @@ def create(
     axis_name: str | None = None,
     **given: Any,
 ) -> nnx.Module:
-    """Creates a network; ``module(images, train=False)`` gives float32 logits.
+    """Creates a network; ``module(images, train=False)`` returns float32 logits.
 
     Args:
       name: one of :func:`names`.
       image_shape: ``(height, width, channels)`` of one image; ``linear`` and ``mlp``
         take inputs of any shape.
       num_classes: the number of logits. With ``weights``, ``None`` keeps the file's
-        last layer, and another number than the file's makes a new one.
-      weights: a .safetensors file to begin from, its tensors named as timm,
-        torchvision, transformers or ``save_weights`` name them. A ResNet's stem has
-        the form that it has in the file, learned positions are interpolated.
+        last layer, and a number other than the file's makes a new one.
+      weights: a .safetensors file to start from, with names as in timm, torchvision,
+        transformers or ``save_weights``. A ResNet gets the stem of the file; learned
+        positions are interpolated.
       rngs: the source of the initial parameters, under the name ``params``, or a key
-        of ``jax.random``. ``None`` will do where all parameters come from the file.
-      dtype: what convolutions and matrix products compute in. Parameters, batch
-        statistics and logits are float32 whatever it is.
+        of ``jax.random``. It may be ``None`` if all parameters come from the file.
+      dtype: the type in which convolutions and matrix products are computed.
+        Parameters, batch statistics and logits are always float32.
       axis_name: the mapped axis (of ``pmap`` or ``shard_map``) over which batch norm
         takes its statistics; ``None`` takes those of the batch it is given.
       **given: the network's own, see :func:`options`.

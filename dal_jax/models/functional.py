@@ -1,8 +1,8 @@
 """Any network as two pure functions over plain pytrees.
 
-Flax modules hold their arrays or their variables; everything else here (``jit``,
-``vmap``, ``scan``, ``pmap``, optax, Orbax) wants them outside. This module is the one
-place that takes networks apart and puts them together again.
+Flax modules hold their arrays or variables inside; everything else here (``jit``,
+``vmap``, ``scan``, ``pmap``, optax, Orbax) needs them outside. This module separates
+networks from their arrays and puts them together again.
 """
 
 import inspect
@@ -38,19 +38,19 @@ def functionalize(model: Any, inputs: Any = None) -> Functional:
     Args:
       model: one of
 
-        - an ``nnx.Module``; its parameters are where training begins, and it is left
-          as it is,
+        - an ``nnx.Module``; training starts from its parameters, and the module itself
+          is not changed,
         - a function ``(rngs: nnx.Rngs) -> nnx.Module``,
         - a ``flax.linen.Module``,
         - a :class:`Functional`, or a plain pair ``(init, apply)`` like it.
 
-        A module whose call has a ``train`` argument is given it by keyword. An NNX
+        If the module's call has a ``train`` argument, it is passed by keyword. An NNX
         module without one is switched with its ``train()`` and ``eval()`` methods.
       inputs: a batch, or its shape and dtype as ``jax.ShapeDtypeStruct``; Linen
         modules take their parameters' shapes from it.
 
     Raises:
-      InputError: something else than a network.
+      InputError: ``model`` is not a network.
 
     Example:
       >>> network = functionalize(lambda rngs: nnx.Linear(4, 10, rngs=rngs))
@@ -168,8 +168,8 @@ def _takes_train(module: Any) -> bool:
     return "train" in inspect.signature(type(module).__call__).parameters
 
 
-# Random keys of NNX modules leave as plain numbers: what is checkpointed, averaged
-# over devices or compared has no type of its own then.
+# Random keys of NNX modules become plain numbers, so everything that is checkpointed,
+# averaged over devices or compared has a plain dtype.
 
 
 def _is_key(leaf: Any) -> bool:

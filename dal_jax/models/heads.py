@@ -1,4 +1,4 @@
-"""The last layer, which fine-tuning treats apart from the backbone below it."""
+"""The last layer, which fine-tuning treats differently from the backbone."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -24,12 +24,12 @@ def is_head(path: str | Iterable[Any]) -> bool:
 
 
 def freeze_backbone(network: Functional) -> Functional:
-    """Returns a network of which only the last layer learns.
+    """Returns a network in which only the last layer learns.
 
-    The backbone is in evaluation mode in training too: batch norm normalises by its
-    running statistics and leaves them as they are. The gradient below the last layer
-    is zero and is not computed. An optimizer that decays weights must still be told to
-    leave them alone (``optax.masked`` by :func:`is_head`).
+    The backbone stays in evaluation mode during training: batch norm uses its running
+    statistics and does not change them. The gradient below the last layer is zero and
+    is not computed. If the optimizer decays weights, exclude the backbone yourself
+    (``optax.masked`` with :func:`is_head`).
 
     Example:
       >>> from dal_jax.models import create, functionalize

@@ -1,4 +1,4 @@
-"""A multilayer perceptron, and no layers at all."""
+"""A multilayer perceptron, and a linear model."""
 
 import itertools
 import math

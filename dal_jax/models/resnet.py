@@ -152,9 +152,9 @@ class ResNet(nnx.Module):
     stem is 7x7 with stride 2 and a 3x3 max-pool with stride 2, for 224x224. The
     convolutions start as PyTorch's layers do (uniform within ``1 / sqrt(fan_in)``)
     or, with ``initialization=HE_FAN_OUT``, as torchvision's ResNets; the last layer
-    as PyTorch's in both. ``remat`` computes the insides of the blocks again in the
-    backward pass instead of keeping them: about a third more time for a memory of one
-    block's insides and every block's input.
+    as PyTorch's in both. ``remat`` recomputes the inside of the blocks in the backward
+    pass instead of keeping it. This takes about a third more time, and memory for the
+    inside of one block and every block's input.
     """
 
     def __init__(
@@ -240,7 +240,7 @@ def _check_size(image_shape: tuple[int, int, int], smallest: int) -> None:
     if min(height, width) < smallest:
         raise InputError(
             f"images of {height}x{width} are too small for this resnet: expected at "
-            f"least {smallest}x{smallest}; resize them or take model.name=cnn"
+            f"least {smallest}x{smallest}; resize them or set model.name=cnn"
         )
 
 

@@ -85,9 +85,9 @@ class VisionTransformer(nnx.Module):
     """``depth`` blocks over the class token and the patches; the token's state counts.
 
     The positions are learned for the ``(rows, columns)`` of patches that
-    ``image_shape`` has, the class token's first. ``remat`` computes the insides of the
-    blocks again in the backward pass instead of keeping them: about a third more time
-    for a memory of one block's insides and every block's input.
+    ``image_shape`` has, the class token's first. ``remat`` recomputes the inside of the
+    blocks in the backward pass instead of keeping it. This takes about a third more
+    time, and memory for the inside of one block and every block's input.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ def patch_grid(image_shape: tuple[int, int, int]) -> tuple[int, int]:
     if min(rows, columns) == 0:
         raise InputError(
             f"images of {height}x{width} are smaller than a patch of {PATCH}x{PATCH}: "
-            "resize them with dataset.image_size, or take a resnet or a cnn"
+            "resize them with dataset.image_size, or use a resnet or a cnn"
         )
     if (height, width) != (rows * PATCH, columns * PATCH):
         raise InputError(

@@ -1,10 +1,9 @@
 """What timm, torchvision and transformers call the tensors of a network.
 
-A parameter here is called by its place in the module, with the last part as PyTorch
-has it: ``blocks.stage0_block1.norm1.running_mean``. A naming is a list of rules,
-patterns and what replaces them in turn, that lead from there to a name in a file. A
-name with ``{query,key,value}`` in it stands for three tensors whose rows follow one
-another.
+Here a parameter's name is its path in the module, with PyTorch's word for the last
+part: ``blocks.stage0_block1.norm1.running_mean``. A naming is a list of rules, each a
+pattern and its replacement, applied in turn to get the name in a file. A name with
+``{query,key,value}`` in it stands for three tensors whose rows are concatenated.
 """
 
 import re
@@ -138,6 +137,6 @@ NAMINGS: dict[str, tuple[Naming, ...]] = {
     "own": (Naming("dal_jax", ()),),
 }
 
-# What files hold besides and no network here needs: PyTorch's count of batches, and
-# the layer that transformers puts after a ViT without its last layer.
+# Tensors in files that no network here needs: PyTorch's count of batches, and the layer
+# that transformers puts after a ViT without its last layer.
 UNUSED = re.compile(r"\.num_batches_tracked$|^(vit\.)?pooler\.dense\.(weight|bias)$")

@@ -84,8 +84,8 @@ def read(path: str | os.PathLike[str], parameters: Collection[str]) -> Stored:
       parameters: what the network has, as :func:`parameter_names` calls it.
 
     Raises:
-      InputError: a file that is missing, truncated, or of another kind; parameters
-        that it lacks, or tensors that it has besides.
+      InputError: the file is missing, truncated, or of another kind, or it lacks
+        parameters or holds other tensors.
     """
     path = os.fspath(path)
     tensors, metadata = _read_tensors(path)
@@ -258,7 +258,7 @@ def save_weights(
     """Writes a network's weights as float32 to a safetensors file.
 
     ResNets and vision transformers get timm's names, other networks those of this
-    package. ``models.create(..., weights=path)`` gives them back to the bit.
+    package. ``models.create(..., weights=path)`` restores them bit for bit.
 
     Args:
       module: a network of :func:`dal_jax.models.create`.

@@ -2,10 +2,10 @@
 
 Each checkpoint holds the arrays, their digest and that of the run's configuration, and
 a list of its files, which is written before Orbax gives the checkpoint its name. Three
-things can be wrong with one. It is *damaged* where its files are not as listed, or its
-arrays not those of the digest: it is moved aside, and the one before is taken. It may
-be *of another configuration*, or *unreadable now*, as for lack of memory: then the run
-stops with a line, and nothing is moved.
+things can be wrong with a checkpoint. If its files differ from the list, or its arrays
+from the digest, it is *damaged*: it is moved aside, and the one before is used. If it
+is *of another configuration*, or *unreadable now* (for lack of memory, for example),
+the run stops with one line, and nothing is moved.
 """
 
 import contextlib
@@ -184,8 +184,8 @@ class Checkpoints:
         if is_main_process() and digest["config"] != self._files.digest:
             raise InputError(
                 f"checkpoint {step} in {self._directory} is of a run with another "
-                "configuration: expected those of this run alone; move it elsewhere, "
-                "and the same command goes on"
+                "configuration: expected this run's checkpoints only; move it "
+                "elsewhere, and run the same command again"
             )
         return digest
 

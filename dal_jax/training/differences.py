@@ -1,4 +1,4 @@
-"""How the configuration of a stored run differs from that of the one asked for."""
+"""How the configuration of a stored run differs from the requested one."""
 
 import json
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
-r"""What training shows of every example: the dynamics that tell wrong labels.
+r"""What training shows about every example: dynamics that reveal wrong labels.
 
-Each time that an example is in a batch, the step has its logits already. Of them this
-module keeps running sums, one row an example, in the early part of the run and in the
-late one:
+Each time an example is in a batch, the step already has its logits. From them this
+module keeps running sums, one row per example, for the early and the late part of the
+run:
 
 - the probability of the given label, its margin over the best other class, and whether
   it is the predicted one (Swayamdipta et al., 2020, arXiv:2009.10795; Pleiss et al.,
@@ -13,8 +13,9 @@ late one:
   or the leading classes where the number of classes is large;
 - the given label's probability through the run, for a picture.
 
-The late part begins when the schedule's ``q`` passes 1 and the loss stops to trust the
-labels, or at half time. Pure functions of arrays; clean labels have no way in.
+The late part begins when the schedule's ``q`` passes 1 and the loss relies less on the
+labels, or else halfway through. These are pure functions of arrays and never receive
+clean labels.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Counting over a split what a state predicts, in calls that a signal can part."""
+"""Evaluates a state on a split, in calls between which a signal can stop it."""
 
 from collections.abc import Callable
 from typing import Any

@@ -26,7 +26,7 @@ PyTree = Any
 # (context, carry, batch) -> carry
 BatchFunction = Callable[[PyTree, PyTree, dict[str, jax.Array]], PyTree]
 
-# Long enough that the host's part of a call is nothing, short enough to hear Ctrl-C.
+# Long enough that the host's share of a call is tiny, short enough to answer Ctrl-C.
 _CALL_SECONDS = 1.0
 # Rows of a program of its own length: many share one call's cost, and even where each
 # takes a tenth of a second the call is soon over.
@@ -39,8 +39,9 @@ class Runner:
 
     Attributes:
       run: ``(context, carry, order, first, last) -> carry``, over rows [first, last).
-      unit: the rows of one program; a call begins at a multiple of it, and ends at one
-        or at the order's end, so that the same programs run whoever is the faster.
+      unit: the rows of one program. A call begins at a multiple of it, and ends at one
+      or
+        at the order's end, so the same programs run at any speed.
     """
 
     run: Callable[[PyTree, PyTree, np.ndarray, int, int], PyTree]
@@ -72,7 +73,7 @@ class Pace:
                 rows = min(2 * rows, max(end, self._unit))
             elif seconds > 3 * _CALL_SECONDS:
                 rows = max(rows // 2 // self._unit, 1) * self._unit
-            # Clocks differ: every process asks, and the main one's answer counts.
+            # Clocks differ, so all processes use the main one's answer.
             self._rows = agree(rows)
             first = last
 
@@ -134,9 +135,9 @@ def make_runner(
 def scans() -> bool:
     """Returns whether programs have a fixed number of rows.
 
-    A loop whose end is a number on the device makes a GPU wait for the host before each
-    turn; ``lax.scan`` does not. On the CPU nothing is gained by it, and one program for
-    any number of rows is compiled once.
+    A loop whose end is a number on the device makes a GPU wait for the host at each
+    iteration; ``lax.scan`` does not. On the CPU this gains nothing, and one program for
+    any number of rows is compiled only once.
     """
     return jax.default_backend() != "cpu"
 
@@ -144,8 +145,8 @@ def scans() -> bool:
 def scan_length(rows: int) -> int:
     """Returns how many of an order's rows one program runs.
 
-    A divisor of their number where there is a fit one, for what is left over needs a
-    program of its own.
+    A divisor of their number if a suitable one exists, because left-over rows need
+    their own program.
 
     Example:
       >>> scan_length(391), scan_length(20), scan_length(97)

@@ -1,4 +1,4 @@
-"""What tells one run from another: its configuration, or a print of its objects."""
+"""What identifies a run: its configuration, or a fingerprint of its objects."""
 
 import dataclasses
 import re
@@ -15,13 +15,13 @@ from dal_jax.training import experiment as experiments
 from dal_jax.training.plan import Options, Plan
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
-# Inputs are compared by so many of them, evenly spaced.
+# This many evenly spaced inputs are compared.
 _SAMPLE = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What decides a run, as JSON can hold it.
+    """What decides a run, as JSON values.
 
     Attributes:
       values: nested dictionaries, written to ``config.json``.
@@ -33,12 +33,12 @@ class Identity:
 
 
 def fingerprint(plan: Plan) -> Identity:
-    """Returns what stands for a run of objects.
+    """Returns the identity of a run by objects.
 
-    Data are told apart by their labels and a sample of their inputs, the network, the
-    loss, the optimizer and the preprocessing by the training step that they make, as
-    JAX writes it down together with the arrays that it holds. Another version of JAX
-    writes it otherwise, and then it is not compared.
+    Data are compared by all labels and a sample of the inputs. The network, loss,
+    optimizer and preprocessing are compared by the training step that they form: its
+    text as JAX prints it, and the arrays that it holds. Another version of JAX prints
+    another text, so under another version the step is not compared.
     """
     step = {jax.__version__.replace(".", "-"): _of_step(plan)}
     options = dataclasses.asdict(plan.options)

@@ -1,7 +1,7 @@
-"""What a finished run left in its directory, read without touching anything there.
+"""Reads what a finished run left in its directory, and changes nothing there.
 
-No lock is taken and nothing is written, moved or marked, so that the directory may be
-read-only, and several may read it at once.
+It takes no lock and writes, moves or marks nothing. So the directory may be read-only,
+and several processes may read it at once.
 """
 
 import json

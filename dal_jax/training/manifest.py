@@ -1,9 +1,9 @@
-"""A list of a directory's files, by which damage is told from other trouble.
+"""A list of a directory's files, to tell damage from other problems.
 
-It is written into a directory before that takes its final name, and names each file
-below it with its size and CRC-32. A file that is missing, or is not as listed, is
-damaged; whatever else goes wrong in reading a directory whose files are all as listed
-has another cause.
+It is written into a directory before the directory gets its final name, and lists each
+file below it with size and CRC-32. If a file is missing or differs from the list, the
+directory is damaged. If all files are as listed and reading still fails, there is
+another cause.
 """
 
 import json

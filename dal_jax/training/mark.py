@@ -1,8 +1,8 @@
-"""What a run of this program wrote in a directory, by a small file that says so.
+"""A small file that says what a run of this program wrote in a directory.
 
-Nothing else is ever removed. The file is ``.dal_jax`` and holds the names that are the
-run's; they are listed there before anything is written under them. Version 0.1.0 left
-no such file and is recognised by the fields of its ``config.json``.
+Nothing else is ever removed. The file ``.dal_jax`` lists the run's names, each before
+anything is written under it. A run of version 0.1.0 has no such file and is recognised
+by the fields of its ``config.json``.
 """
 
 import json

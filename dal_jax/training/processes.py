@@ -1,4 +1,4 @@
-"""The processes of a run: how they find each other, agree, and leave together."""
+"""The processes of a run: how they find each other, agree, and exit together."""
 
 import os
 import re
@@ -97,8 +97,8 @@ def refuse_together(attempt: Callable[[], T]) -> T:
         refusal = error
     if any_process(refusal is not None):
         raise refusal or InputError(
-            "another process of this run failed or was stopped: expected all to go "
-            "on together; see what it printed"
+            "another process of this run failed or was stopped: expected all to "
+            "continue together; see what it printed"
         )
     return cast(T, result)
 
@@ -156,8 +156,8 @@ def _check_told(
         )
     if not re.fullmatch(r"\S+:\d+", coordinator):
         raise InputError(
-            f"--coordinator={coordinator} is no address: expected host:port, where "
-            "process 0 runs"
+            f"--coordinator={coordinator} is no address: expected host:port of process "
+            "0; give its address"
         )
     if not 0 <= process_id < num_processes:
         raise InputError(

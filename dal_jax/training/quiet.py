@@ -1,4 +1,4 @@
-"""Orbax without complaints, for a command that tells what went wrong in one line."""
+"""Silences Orbax for a command that reports an error in one line itself."""
 
 import contextlib
 import sys
@@ -9,10 +9,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def quiet_orbax() -> Iterator[None]:
-    """Within it Orbax tells nothing twice; for a command, which owns the process.
+    """A context in which Orbax reports nothing twice; for a command.
 
-    What Orbax raises outside of a call, in a thread or as a reader is dropped, comes
-    back from the next save or from ``close``, or came from ``restore``.
+    What Orbax raises outside of a call, in a thread or when a reader is dropped, is
+    also raised by the next save, by ``close``, or by ``restore``.
     """
     hooks = threading.excepthook, sys.excepthook, sys.unraisablehook
 

@@ -1,9 +1,10 @@
-"""SIGTERM and Ctrl-C: noted at any time, obeyed within seconds, nothing lost.
+"""SIGTERM and Ctrl-C: noticed at any time, obeyed within seconds, nothing lost.
 
-A signal only sets a number, which the loop reads between its calls of the device.
-Before there is anything to save it is raised instead. Python hears of a signal when it
-runs again, which a compiler or a reader of data may keep it from for minutes; a thread
-that the system tells at once then saves what there is to save and ends the process.
+A signal only sets a number, which the loop reads between calls of the device. Before
+there is anything to save, the signal is raised instead. Python handles a signal only
+when its own code runs, and a compiler or a reader of data may prevent that for minutes.
+Then a thread that the system notifies at once saves what there is to save and ends the
+process.
 """
 
 import os
@@ -105,11 +106,11 @@ class Stop:
 
 @contextmanager
 def stop_signals(may_exit: bool = False) -> Iterator[Stop]:
-    """Within it SIGTERM and Ctrl-C are told to the :class:`Stop` that it gives.
+    """A context in which SIGTERM and Ctrl-C go to the :class:`Stop` that it yields.
 
     For a command, which owns its process; a library call leaves signals alone.
 
-    A second one is taken as before, so that an impatient person can leave at once.
+    A second signal has its usual effect, so an impatient person can leave at once.
 
     Args:
       may_exit: end the process where it does not hear of a signal for seconds and may

@@ -12,7 +12,7 @@ Entry = dict[str, Any]
 
 
 class Storage(Protocol):
-    """What a run in progress asks of the place where it is kept."""
+    """What a run in progress needs from the place where it is kept."""
 
     def restore(
         self, abstract: PyTree, say: Callable[[str], None], later: PyTree

@@ -147,15 +147,15 @@ class Workdir:
         except OSError as error:
             raise InputError(
                 f"cannot write to workdir {self.path} ({error.strerror}): expected a "
-                "directory of one's own; give another --workdir"
+                "directory that you may write to; give another --workdir"
             ) from None
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise InputError(
-                    f"workdir {self.path} is in use by another run: expected to be "
-                    "alone; wait for it to end or give another --workdir"
+                    f"workdir {self.path} is in use by another run: expected only one "
+                    "run at a time; wait for it to end or give another --workdir"
                 ) from None
             yield
 

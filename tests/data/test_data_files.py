@@ -326,7 +326,7 @@ def test_folder_wrong_places(root):
     assert f"no directory {root}/nope" in message("folder", train_path=root / "nope")
     (root / "empty").mkdir()
     line = message("folder", train_path=root / "empty")
-    assert f"{root}/empty holds no directory: expected one a class" in line
+    assert f"{root}/empty holds no directory: expected one per class" in line
     (root / "empty/class").mkdir()
     assert "holds no image" in message("folder", train_path=root / "empty")
     assert f"no directory {root}/other" in message(
