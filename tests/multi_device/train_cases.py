@@ -60,9 +60,8 @@ def ways_of(name: str) -> list[str]:
 def train(name: str, way: str, workdir: Path, images: Path, stop=None) -> None:
     """Trains a case in a way."""
     from dal_jax import recipe
-    from dal_jax.training import fit
     from dal_jax.models.resnet import BasicBlock, ResNet
-    from dal_jax.training import parallel
+    from dal_jax.training import fit, parallel
 
     config = copy.deepcopy(CASES[name])
     config.parallel, config.model_devices = WAYS[way]
