@@ -98,7 +98,7 @@ def attributes(path):
         (
             ("jax.pmap", "jax.sharding", "jax.shard_map", "jax.make_mesh"),
             # The other one asks whether a kernel's classes are shared by devices.
-            {"training/parallel.py", "losses/hidden.py"},
+            {"training/parallel.py", "losses/row_blocks.py"},
         ),
         (
             ("jax.process_", "jax.distributed", "jax.experimental.multihost_utils"),
