@@ -167,7 +167,7 @@ def rank_quality(
 
     Example:
       >>> rank_quality(np.array([0.9, 0.8, 0.3, 0.1]), np.array([1, 0, 1, 0]), 1)
-      Ranking(auroc=0.75, average_precision=0.833..., precision=1.0, recall=0.5)
+      Ranking(auroc=0.75, average_precision=0.833, precision=1.0, recall=0.5)
     """
     from scipy.stats import rankdata  # takes its time to import
 
