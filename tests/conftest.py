@@ -41,6 +41,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with what waits longest for other processes, so that nobody waits last."""
+    slow = ("test_training_devices", "test_stops", "test_signals")
+    items.sort(key=lambda item: not any(name in item.nodeid for name in slow))
+
+
 @pytest.fixture(scope="session")
 def compilation_cache() -> None:
     """Programs that this process compiles are kept for whoever compiles them again."""
