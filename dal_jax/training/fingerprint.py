@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 
 from dal_jax.data import Split
 from dal_jax.training import experiment as experiments
+from dal_jax.training.parallel import axis_name
 from dal_jax.training.plan import Options, Plan
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
@@ -84,10 +85,24 @@ def _of_step(plan: Plan) -> int:
         ),
         "position": jax.ShapeDtypeStruct((size,), np.int32),
     }
-    step = jax.make_jaxpr(experiments.make_train_step(plan))(state, batch)
+    step = jax.make_jaxpr(_unmapped(plan))(state, batch)
     texts = [_ADDRESS.sub("", str(traced)).encode() for traced in (initial, step)]
     arrays = [x for x in (*initial.consts, *step.consts) if not _is_key(x)]
     return _digest([np.frombuffer(text, np.uint8) for text in texts] + arrays)
+
+
+def _unmapped(plan: Plan) -> Callable[..., Any]:
+    """The training step on one device, whose network may know the mapped axis."""
+    axis = axis_name(plan.options.parallel)
+    step = experiments.make_train_step(plan, axis)
+    if axis is None:
+        return step
+
+    def on_one(state: Any, batch: Any) -> Any:
+        shard = jax.tree.map(lambda x: x[None], batch)
+        return jax.vmap(step, in_axes=(None, 0), axis_name=axis)(state, shard)
+
+    return on_one
 
 
 def _digest(arrays: list[Any]) -> int:

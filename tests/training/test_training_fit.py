@@ -202,6 +202,22 @@ def test_a_workdir_goes_on_with_the_same_objects_and_refuses_others(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, rest.params, whole.params)
 
 
+def test_a_mapped_run_of_objects_with_batch_norm_goes_on(tmp_path):
+    class Network(nnx.Module):
+        def __init__(self, rngs):
+            self.norm = nnx.BatchNorm(5, axis_name="data", rngs=rngs)
+            self.linear = nnx.Linear(5, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.linear(self.norm(x))
+
+    given = {"model": Network, "parallel": "pmap", "workdir": tmp_path}
+    first = fit(**given)
+    assert fit(**given).summary == first.summary
+    with pytest.raises(InputError, match="another configuration"):
+        fit(**given | {"loss": losses.make("mae")})
+
+
 def test_a_finished_run_is_given_back_as_it_is(tmp_path):
     first = fit(workdir=tmp_path)
     written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
