@@ -244,10 +244,7 @@ def default_preprocess(input_shape: Sequence[int], dtype: Any) -> Preprocess:
     reaches the network as it is.
     """
     if len(input_shape) == 3 and dtype == np.uint8:
-
-        def unit(inputs: jax.Array) -> jax.Array:
-            return inputs.astype(jnp.float32) * (1 / 255)
-
+        unit = lambda inputs: inputs.astype(jnp.float32) * (1 / 255)  # noqa: E731
         return Preprocess(lambda keys, inputs: unit(inputs), unit, _BY_DEFAULT)
     return Preprocess(lambda keys, inputs: inputs, lambda inputs: inputs, _BY_DEFAULT)
 
