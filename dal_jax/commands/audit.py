@@ -55,7 +55,7 @@ def _define_flags(values: flags.FlagValues) -> None:
 
 def _audit(values: flags.FlagValues) -> None:
     from dal_jax import audit as audits
-    from dal_jax.training.workdir import StorageError
+    from dal_jax.training.storing import StorageError
 
     if not values.workdir:
         raise InputError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dal_jax.training.fit import FitResult, fit
 from dal_jax.training.run import NonFiniteError
 from dal_jax.training.stopping import Interrupted, Stop
-from dal_jax.training.workdir import StorageError
+from dal_jax.training.storing import StorageError
 
 if TYPE_CHECKING:
     from dal_jax.trainer import train_and_evaluate

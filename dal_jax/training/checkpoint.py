@@ -25,7 +25,8 @@ from dal_jax.training.processes import (
     refuse_together,
 )
 from dal_jax.training.store import Store, reason
-from dal_jax.training.workdir import StorageError, Workdir, cannot_write
+from dal_jax.training.storing import StorageError, cannot_write
+from dal_jax.training.workdir import Workdir
 
 PyTree = Any
 

@@ -244,9 +244,12 @@ def default_preprocess(input_shape: Sequence[int], dtype: Any) -> Preprocess:
     reaches the network as it is.
     """
     if len(input_shape) == 3 and dtype == np.uint8:
-        unit = lambda inputs: inputs.astype(jnp.float32) * (1 / 255)  # noqa: E731
-        return Preprocess(lambda keys, inputs: unit(inputs), unit, _BY_DEFAULT)
-    return Preprocess(lambda keys, inputs: inputs, lambda inputs: inputs, _BY_DEFAULT)
+        return Preprocess(lambda keys, x: _unit(x), _unit, _BY_DEFAULT)
+    return Preprocess(lambda keys, x: x, lambda x: x, _BY_DEFAULT)
+
+
+def _unit(images: Any) -> Any:
+    return images.astype(jnp.float32) * (1 / 255)
 
 
 def given_labels(split: Split, num_classes: int) -> NoiseRecord:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from dal_jax.training import summary as summaries
@@ -143,7 +144,9 @@ class Run:
             self.entries.append(entry)
             self._storage.append(entry)
             asked = self._on_evaluation is not None and self._on_evaluation(entry)
-            self._ended = bool(agree(asked is True))
+            # Nothing but a truth value: a callback may return what it likes.
+            true = isinstance(asked, bool | np.bool_) and bool(asked)
+            self._ended = bool(agree(true))
         last = epoch == self._options.num_epochs or self._ended
         due = last or epoch % self._options.checkpoint_every == 0
         # A stop before the evaluation has saved this step, but without the accuracy

@@ -18,30 +18,10 @@ from dal_jax.files import sync_directory, write_atomically
 from dal_jax.noise import NoiseRecord
 from dal_jax.training import mark as marks
 from dal_jax.training.differences import differences
+from dal_jax.training.storing import StorageError, storing
 
 # What a writer that was killed leaves; the last two are version 0.1.0's.
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(\w+\.partial|\d+)|(?P<old>.+)\.writing")
-
-
-class StorageError(RuntimeError):
-    """A run that cannot be written or read: one line with why and what to do."""
-
-
-@contextlib.contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Turns the system's errors in writing below ``path`` into a StorageError."""
-    try:
-        yield
-    except OSError as error:
-        raise cannot_write(path, error.strerror or str(error)) from error
-
-
-def cannot_write(path: Path, reason: str) -> StorageError:
-    """Returns the error for a run that could not be written."""
-    return StorageError(
-        f"cannot write to {path} ({reason}); what was saved before is whole: "
-        "fix that, and the same command goes on from there"
-    )
 
 
 class Workdir:

@@ -18,7 +18,8 @@ import pytest
 from dal_jax.errors import InputError
 from dal_jax.training import manifest
 from dal_jax.training.checkpoint import Checkpoints
-from dal_jax.training.workdir import StorageError, Workdir
+from dal_jax.training.storing import StorageError
+from dal_jax.training.workdir import Workdir
 
 # What Orbax's readers and writers that fail leave to the garbage collector.
 leaves_garbage = pytest.mark.filterwarnings(

@@ -237,12 +237,14 @@ def test_a_callback_ends_the_run(tmp_path):
 
     def end(entry):
         seen.append(entry["epoch"])
-        return entry["epoch"] == 2
+        return np.bool_(entry["epoch"] == 2)
 
     result = fit(num_epochs=9, on_evaluation=end, workdir=tmp_path)
     assert seen == [1, 2]
     assert result.summary["epochs"] == 2
     assert (tmp_path / "checkpoints" / "8").is_dir()
+    # What is no truth value ends nothing.
+    assert fit(on_evaluation=lambda entry: "seen").summary["epochs"] == 3
 
 
 def test_an_average_of_the_parameters_is_what_is_evaluated():

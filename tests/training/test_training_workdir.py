@@ -13,7 +13,8 @@ import pytest
 from dal_jax.errors import InputError
 from dal_jax.noise import NoiseRecord
 from dal_jax.training import workdir
-from dal_jax.training.workdir import StorageError, Workdir
+from dal_jax.training.storing import StorageError
+from dal_jax.training.workdir import Workdir
 
 OF_0_1_0 = Path(__file__).parents[1] / "golden" / "run_0_1_0.zip"
 IDENTITY = {"loss": {"name": "gce", "q": 0.7}, "noise": {"rate": 0.4}, "seed": 0}
