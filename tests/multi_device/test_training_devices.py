@@ -164,6 +164,24 @@ def test_statistics_and_memories_are_those_of_the_global_batch(
             )
 
 
+@pytest.mark.parametrize(("case", "way"), RUNS)
+def test_what_is_seen_of_every_example_is_the_same_on_all_devices(
+    case, way, trained, read_run
+):
+    reference = read_run(trained / "one" / f"{case}, jit").arrays
+    found = read_run(trained / "many" / f"{case}, {way}").arrays
+    gathered = [name for name in reference if "dynamics" in name]
+    # The times that each example was seen, which is in every epoch, come first.
+    (sums,) = [name for name in gathered if "sums" in name]
+    assert reference[sums][..., 0].sum() >= reference[sums].shape[1]
+    np.testing.assert_array_equal(found[sums][..., 0], reference[sums][..., 0])
+    for name in gathered:
+        if np.issubdtype(reference[name].dtype, np.floating):
+            np.testing.assert_allclose(
+                found[name], reference[name], rtol=1e-2, atol=1e-2, err_msg=name
+            )
+
+
 def test_training_changes_the_parameters_by_more_than_the_tolerance(trained, read_run):
     """Else the comparisons above would hold for runs that do nothing."""
     for case in set(CASES) - {"residual"}:
