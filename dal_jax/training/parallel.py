@@ -1,10 +1,10 @@
-"""Devices, meshes and maps: the only file that knows them.
+"""Devices, meshes and maps, which no other file knows.
 
-Two ways to run the same pure step on many devices. :class:`ShardedJit` (the default)
-lets ``jax.jit`` partition one program over a mesh whose ``data`` axis shares the batch
-and whose optional ``model`` axis shares the classes; the program reads as if there
-were one device, batch norm included. :class:`Pmap` replicates the state and maps the
-step over the devices, which then speak through ``axis_name``.
+There are two ways to run the same pure step on many devices. :class:`ShardedJit` (the
+default) lets ``jax.jit`` partition one program over a mesh whose ``data`` axis shares
+the batch and whose optional ``model`` axis shares the classes; the program reads as if
+there were one device, batch norm included. :class:`Pmap` replicates the state and maps
+the step over the devices, which then speak through ``axis_name``.
 
 Both place the same values: a *state* (replicated, donated), *data* (replicated), an
 *order* ``[steps, batch]`` and a *batch* ``[batch, ...]`` (shared over the devices).
@@ -35,11 +35,11 @@ def axis_name(mode: str) -> str | None:
 def make_parallel(
     mode: str, batch_size: int, model_devices: int = 1
 ) -> "ShardedJit | Pmap":
-    """Returns the way to run on all devices of all processes.
+    """Returns what runs a step on all devices of all processes.
 
     Args:
       mode: ``"jit"`` or ``"pmap"``.
-      batch_size: the global one, a multiple of the number of devices that share it.
+      batch_size: over all devices, a multiple of the number of devices that share it.
       model_devices: devices that share the class axis of the last layer (``jit``).
 
     Raises:

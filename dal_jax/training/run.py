@@ -1,4 +1,4 @@
-"""A run in progress: epochs of calls, evaluations, checkpoints, and how it is left."""
+"""A run in progress: its epochs, evaluations and checkpoints, and how it stops."""
 
 import os
 import time
@@ -41,7 +41,7 @@ class Run:
         say: Callable[[str], None],
         on_evaluation: Callable[[Entry], Any] | None = None,
     ):
-        """Begins, or goes on from the newest whole checkpoint."""
+        """Begins, or continues from the newest undamaged checkpoint."""
         self._plan, self._options, self._experiment = plan, plan.options, experiment
         self._storage, self._stop, self._say = storage, stop, say
         self._on_evaluation, self._ended = on_evaluation, False
@@ -62,7 +62,7 @@ class Run:
         return self._parallel.fetch(self._carry[0])
 
     def train(self, progress: bool, profile: Path | None) -> None:
-        """Trains what is left of the run; profiles to a directory if given one."""
+        """Trains the rest of the run; writes a profile to a directory if given one."""
         if self._step:
             self._say(f"going on at step {self._step} of {self._total_steps}")
         epochs = range(
@@ -118,7 +118,7 @@ class Run:
         )
 
     def _train_epoch(self, epoch: int) -> float:
-        """Runs what is left of an epoch; returns its examples per second."""
+        """Runs the rest of an epoch; returns its examples per second."""
         per_epoch = self._experiment.steps_per_epoch
         order = self._experiment.order(epoch)
         begin = self._step - epoch * per_epoch
@@ -163,7 +163,7 @@ class Run:
                 name: evaluate(state, self._leave_if_stopped)
                 for name, evaluate in self._experiment.evaluations.items()
             }
-        # As they were at the epoch's last step.
+        # At the epoch's last step.
         rates = {k: f(self._step - 1) for k, f in self._plan.schedules.items()}
         rates |= self._plan.loss.coefficients(self._step - 1)
         now = time.perf_counter()
@@ -187,7 +187,7 @@ class Run:
             f"{int(metrics.first_nonfinite_step)}; logits of this epoch within "
             f"[{float(metrics.logits_min):.3g}, {float(metrics.logits_max):.3g}]; "
             "lower the learning rate (optimizer.learning_rate), clip the gradient "
-            "(optimizer.clip_norm=5), or pass over such steps (on_nonfinite=skip)"
+            "(optimizer.clip_norm=5), or skip such steps (on_nonfinite=skip)"
         )
 
     def _leave_if_stopped(self) -> None:
@@ -198,7 +198,7 @@ class Run:
         return self._stop.may_leave(self._leave) if nothing_in_flight else nullcontext()
 
     def _leave(self) -> str:
-        """Saves what is not saved yet; returns the line to end with."""
+        """Saves the state if it is not saved yet; returns the line to end with."""
         if self._saved_step != self._step:
             self._save()
         self._storage.wait()

@@ -16,10 +16,10 @@ class TrainState(struct.PyTreeNode):
     Attributes:
       step: int32 ``[]``, the number of steps taken.
       params: what the optimizer trains, float32.
-      model_state: what the model keeps beside them (batch norm statistics).
+      model_state: what else the model keeps (batch norm statistics).
       opt_state: the optimizer's.
-      loss_memory: what the loss remembers of each training example; ``()`` for all
-        losses but a few.
+      loss_memory: what the loss remembers of each training example; ``()`` for most
+        losses.
       dynamics: what was seen of each training example, see
         :mod:`dal_jax.training.dynamics`; ``()`` where nothing is gathered.
       average: the average of ``params`` and ``model_state`` over time that evaluation
@@ -43,7 +43,7 @@ class TrainState(struct.PyTreeNode):
 class TrainMetrics(struct.PyTreeNode):
     """Sums over the training examples seen since an epoch began.
 
-    Sums and counts, so that batches, devices and hosts add up exactly.
+    Sums and counts add up exactly over batches, devices and hosts.
 
     Attributes:
       loss_sum: float32 ``[]``, the sum of the examples' losses.

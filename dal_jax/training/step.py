@@ -1,7 +1,7 @@
-"""The pure functions that training is made of: one step, one evaluation batch.
+"""The pure functions of training: one step, and the evaluation of one batch.
 
-Neither knows of devices: ``axis_name`` is the only trace of a data-parallel map, and
-under ``jax.jit`` over sharded arrays it is ``None``.
+Neither knows about devices. ``axis_name`` names the axis of a data-parallel map; under
+``jax.jit`` over sharded arrays it is ``None``.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def make_init(
       model: the network as pure functions.
       optimizer: an optax gradient transformation.
       loss: per example, with its memory.
-      gathered: what is gathered of each example, before anything was seen.
+      gathered: what is recorded of each example, before the first step.
       averaged: whether the parameters are averaged over time.
     """
 
@@ -80,13 +80,14 @@ def make_train_step(
         given the ``step``.
       loss: per example, with its memory.
       augmentation_key: the key that all augmentation derives from.
-      phases: of the run, for what is gathered of each example; ``None`` for nothing.
+      phases: when the run is early and late, for what is recorded of each example;
+        ``None`` records nothing.
       ema_decay: of the parameters' average over time, see :func:`update_average`.
-      skip_nonfinite: leave the state as it is, but for ``step``, where the loss or
-        the gradient is not finite.
+      skip_nonfinite: keep the state, except for ``step``, where the loss or the
+        gradient is not finite.
       axis_name: the mapped axis whose shards make up the batch, or ``None``.
-      gather: gives every device the whole batch of what it is given; what is gathered
-        of the examples then stays equal on all of them, and crosses between none.
+      gather: gives every device the whole batch of what it is given, so that what is
+        recorded of the examples is the same on every device.
 
     Returns:
       ``train_step(state, batch) -> (state, metrics)`` with ``batch`` of ``inputs``
@@ -129,7 +130,7 @@ def make_train_step(
         if ema_decay is not None:
             new_state = update_average(state, new_state, ema_decay)
         if skip_nonfinite:
-            # What was gathered is large, and leaves such a step out by itself.
+            # The dynamics are large, and leave such a step out themselves.
             unchanged = state.replace(step=state.step + 1, dynamics=())
             new_state = jax.tree.map(
                 lambda new, old: jnp.where(finite, new, old), new_state, unchanged
@@ -158,8 +159,8 @@ def update_average(
     .. math:: \bar\theta_{t+1} = d_t \bar\theta_t + (1 - d_t)\,\theta_{t+1},
        \qquad d_t = \min\left(d, \frac{1 + t}{10 + t}\right)
 
-    The bound keeps what the run began with from lingering in a short one. Whole numbers
-    of ``model_state`` (counters, random keys) are taken as they are.
+    The bound keeps the initial values from lingering in a short run. Integers in
+    ``model_state`` (counters, random keys) are copied.
     """
     step = state.step.astype(jnp.float32)
     decay_now = jnp.minimum(decay, (1 + step) / (10 + step))
