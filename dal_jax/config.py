@@ -103,6 +103,11 @@ class ModelConfig:
     name: str = "cnn"  # any of dal_jax.models.names()
     channels: tuple[int, ...] = (32, 64)  # cnn
     hidden: tuple[int, ...] = (128,)  # mlp, and the cnn's dense layers
+    small_images: bool | None = None  # resnet: 3x3 stem; None: as weights, or its own
+    remat: bool = False  # resnet and vit: more time, less memory
+    weights: str | None = None  # a .safetensors file to start from
+    weights_sha256: str | None = None  # of that file; a run fills it in
+    freeze: str | None = None  # backbone: only the last layer learns
 
 
 @dataclasses.dataclass
@@ -113,8 +118,10 @@ class AugmentationConfig:
     random_resized_crop: int | None = None  # side of the result; also centre-crops eval
     flip: bool = False
     color_jitter: tuple[float, ...] = ()  # brightness, contrast, saturation, hue
-    mean: tuple[float, ...] = ()  # of [0, 1] pixels; empty: of the training images
+    # Of [0, 1] pixels; empty: what the weights expect, or of the training images.
+    mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    normalization: str | None = None  # imagenet | inception, in place of mean and std
 
 
 @dataclasses.dataclass
@@ -135,6 +142,8 @@ class OptimizerConfig:
     decay_rate: float = 0.97  # schedule exponential: factor an epoch
     warmup_epochs: float = 0.0
     clip_norm: float | None = None  # global norm of the gradient
+    backbone_rate: float = 1.0  # times the learning rate, below the last layer
+    head_epochs: float = 0.0  # the last layer learns alone for so long
 
 
 @dataclasses.dataclass

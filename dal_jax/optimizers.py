@@ -1,5 +1,6 @@
 """Optimizers and learning rates by name, as optax transformations."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -153,6 +154,59 @@ def _scale_by_rate_of_step(
         del params
         rate = jnp.asarray(learning_rate(extra_args["step"]))
         return jax.tree.map(lambda x: -rate * x, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: (), update)
+
+
+def head_alone(
+    optimizer: optax.GradientTransformation, is_head: Callable[[Any], bool]
+) -> optax.GradientTransformationExtraArgs:
+    """Returns an optimizer that changes, and keeps moments of, the last layer only.
+
+    Args:
+      optimizer: for the last layer.
+      is_head: whether the parameter at a path of JAX's keys belongs to it.
+    """
+
+    def parts(params: Any) -> Any:
+        return jax.tree.map_with_path(
+            lambda path, _: "head" if is_head(path) else "backbone", params
+        )
+
+    return optax.partition({"head": optimizer, "backbone": optax.set_to_zero()}, parts)
+
+
+def scale_backbone(
+    rate: float, from_step: int, is_head: Callable[[Any], bool]
+) -> optax.GradientTransformationExtraArgs:
+    """Returns a last stage of an optimizer that slows what is below the last layer.
+
+    Its updates are multiplied by ``rate``, and are zero before ``from_step``. Moments
+    are gathered from the first step on, so that those of ``adamw`` are not biased.
+
+    Args:
+      rate: more than 0.
+      from_step: when the backbone begins to learn.
+      is_head: whether the parameter at a path of JAX's keys belongs to the last layer.
+
+    Example:
+      >>> slower = scale_backbone(0.1, 5, lambda path: path[0].key == "head")
+      >>> updates = {"head": jnp.ones(()), "stem": jnp.ones(())}
+      >>> for step in 4, 5:
+      ...     now, _ = slower.update(updates, slower.init(updates), step=step)
+      ...     print(now["head"], now["stem"].round(3))
+      1.0 0.0
+      1.0 0.1
+    """
+    _check_range("backbone_rate", rate, rate > 0, "more than 0")
+
+    def update(updates, state, params=None, **extra_args):
+        del params
+        now = jnp.where(extra_args["step"] >= from_step, rate, 0.0)
+        updates = jax.tree.map_with_path(
+            lambda path, x: x if is_head(path) else now.astype(x.dtype) * x, updates
+        )
+        return updates, state
 
     return optax.GradientTransformationExtraArgs(lambda params: (), update)
 

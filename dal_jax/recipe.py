@@ -6,22 +6,20 @@ that :func:`dal_jax.training.fit` takes.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
+import optax
 
-from dal_jax import data, losses, models, noise, optimizers
+from dal_jax import data, losses, models, networks, noise, optimizers
 from dal_jax.config import OptimizerConfig, TrainConfig, config_of, plain
 from dal_jax.data import augment
 from dal_jax.data.statistics import image_statistics
 from dal_jax.errors import InputError, unknown_name
+from dal_jax.networks import PRECISIONS
 from dal_jax.training.fingerprint import Identity
-from dal_jax.training.parallel import axis_name
 from dal_jax.training.plan import Options
-
-_PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,16 +64,9 @@ def check(config: TrainConfig) -> None:
                 f"{name}={seed} is out of range: expected 0 to 4294967295; "
                 f"give another --config.{name}"
             )
-    if config.precision not in _PRECISIONS:
-        raise unknown_name("precision", config.precision, _PRECISIONS)
-    models.options(config.model.name)  # is it a name?
-    for option in ("channels", "hidden"):
-        for size in getattr(config.model, option):
-            if size < 1:
-                raise InputError(
-                    f"model.{option}={size} is out of range: expected at least 1; "
-                    f"give another --config.model.{option}"
-                )
+    if config.precision not in PRECISIONS:
+        raise unknown_name("precision", config.precision, PRECISIONS)
+    networks.check(config)
     make_optimizer(config.optimizer, config.num_epochs, 1)
     make_loss(config, steps_per_epoch=1, num_classes=2, num_examples=1)
 
@@ -134,8 +125,20 @@ def _with_labels(pool: data.Split, record: noise.NoiseRecord) -> data.Split:
     return dataclasses.replace(pool, labels=record.noisy_labels)
 
 
-def ingredients(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+def ingredients(
+    config: TrainConfig, prepared: Prepared, *, read_weights: bool = True
+) -> dict[str, Any]:
     """Returns the arguments of :func:`dal_jax.training.fit`.
+
+    Args:
+      config: of the run.
+      prepared: its data.
+      read_weights: whether to start from the file ``model.weights``, if there is one;
+        ``False`` if the run goes on from a checkpoint.
+
+    Raises:
+      InputError: weights that are not those of the network, or what does not fit the
+        data.
 
     Example:
       >>> from dal_jax.config import DatasetConfig
@@ -146,13 +149,19 @@ def ingredients(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
       >>> result.summary["steps"]
       1
     """
+    if read_weights:
+        config = networks.filled_in(config)
     train, num_classes = prepared.train, len(prepared.class_names)
     steps_per_epoch = -(-len(train) // config.batch_size)
     optimizer, learning_rate = make_optimizer(
         config.optimizer, config.num_epochs, steps_per_epoch
     )
+    if config.model.freeze is not None:
+        optimizer = optimizers.head_alone(optimizer, models.is_head)
     return {
-        "model": _model(config, train.input_shape, num_classes),
+        "model": networks.make(
+            config, train.input_shape, num_classes, read_weights=read_weights
+        ),
         "train": train,
         "validation": prepared.validation,
         "test": prepared.test,
@@ -216,6 +225,18 @@ def make_optimizer(config: OptimizerConfig, num_epochs: int, steps_per_epoch: in
         decay_vectors=config.decay_vectors,
         clip_norm=config.clip_norm,
     )
+    slower = config.backbone_rate, config.head_epochs
+    if slower != (1, 0):
+        if not 0 <= config.head_epochs <= max(num_epochs, 1):
+            raise InputError(
+                f"optimizer.head_epochs={config.head_epochs} is out of range: expected "
+                "0 to num_epochs; change --config.optimizer.head_epochs"
+            )
+        from_step = round(config.head_epochs * steps_per_epoch)
+        optimizer = optax.chain(
+            optimizer,
+            optimizers.scale_backbone(config.backbone_rate, from_step, models.is_head),
+        )
     return optimizer, learning_rate
 
 
@@ -229,30 +250,12 @@ def _options(config: TrainConfig) -> Options:
     )
 
 
-def _model(
-    config: TrainConfig, input_shape: Sequence[int], num_classes: int
-) -> Callable[[Any], Any]:
-    side = config.augmentation.random_resized_crop
-    shape = (*input_shape,) if side is None else (side, side, input_shape[-1])
-    fields = vars(config.model)
-    own = {k: fields[k] for k in models.options(config.model.name) if k in fields}
-
-    def construct(rngs):
-        return models.create(
-            config.model.name,
-            image_shape=shape,
-            num_classes=num_classes,
-            dtype=_PRECISIONS[config.precision],
-            axis_name=axis_name(config.parallel),
-            rngs=rngs,
-            **own,
-        )
-
-    return construct
-
-
 def _statistics(config: TrainConfig, train: data.Split) -> tuple[Any, Any]:
-    mean, std = config.augmentation.mean, config.augmentation.std
+    mean, std, named = (
+        getattr(config.augmentation, name) for name in ("mean", "std", "normalization")
+    )
+    if named is not None:
+        return models.normalization(named)
     return (mean, std) if mean or std else image_statistics(train.inputs)
 
 
@@ -267,7 +270,7 @@ def _preprocess(
             f"both, of one number or of {channels}, std more than 0; give them so, or "
             "neither to measure them"
         )
-    dtype = _PRECISIONS[config.precision]
+    dtype = PRECISIONS[config.precision]
     preprocess = augment.make_preprocess(config.augmentation, mean, std, dtype)
     # What images are made before they are inputs: None leaves that as it is.
     source = {"size": config.dataset.image_size, "channels": config.dataset.channels}
@@ -293,6 +296,8 @@ def of_finished_run(
             "the same model again; pass model=..., and preprocess=... if it had one"
         )
     return (
-        _model(config, input_shape, len(inputs["class_names"])),
+        networks.make(
+            config, input_shape, len(inputs["class_names"]), read_weights=False
+        ),
         _preprocess(config, input_shape, inputs["mean"], inputs["std"]),
     )

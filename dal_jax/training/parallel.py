@@ -93,8 +93,9 @@ class ShardedJit:
 
     def init_state(self, init: Callable[..., PyTree], *args: Any) -> PyTree:
         """Runs ``init`` with its result laid out as a state."""
-        shardings = self._shardings(jax.eval_shape(init, *args))
-        return jax.jit(init, out_shardings=shardings)(*args)
+        init, held = _without_arrays(init, *args)
+        shardings = self._shardings(jax.eval_shape(init, held, *args))
+        return jax.jit(init, out_shardings=shardings)(held, *args)
 
     def stored_state(self, state: PyTree) -> PyTree:
         """Returns a state in the form that is checkpointed: one copy of each array."""
@@ -177,7 +178,8 @@ class Pmap:
 
     def init_state(self, init: Callable[..., PyTree], *args: Any) -> PyTree:
         """Runs ``init`` once and replicates its result."""
-        return self.place_state(jax.device_get(jax.jit(init)(*args)))
+        init, held = _without_arrays(init, *args)
+        return self.place_state(jax.device_get(jax.jit(init)(held, *args)))
 
     def stored_state(self, state: PyTree) -> PyTree:
         """Returns a state in the form that is checkpointed: one copy of each array."""
@@ -250,6 +252,23 @@ def _put(value: Any, sharding: NamedSharding) -> jax.Array:
         return value
     host = np.asarray(value)
     return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
+
+
+def _without_arrays(
+    function: Callable[..., PyTree], *args: Any
+) -> tuple[Callable[..., PyTree], list[jax.Array]]:
+    """Returns a function that takes the arrays it holds first, and these arrays.
+
+    The compiler would copy them into its program: weights from a file are hundreds of
+    megabytes, which a compilation cache would then keep.
+    """
+    closed, result = jax.make_jaxpr(function, return_shape=True)(*args)
+
+    def run(held: list[jax.Array], *args: Any) -> PyTree:
+        leaves = jax.core.eval_jaxpr(closed.jaxpr, held, *jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(result), leaves)
+
+    return run, closed.consts
 
 
 def _copy(tree: PyTree) -> PyTree:
