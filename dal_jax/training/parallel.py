@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
+from jax.core import eval_jaxpr
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -265,7 +266,7 @@ def _without_arrays(
     closed, result = jax.make_jaxpr(function, return_shape=True)(*args)
 
     def run(held: list[jax.Array], *args: Any) -> PyTree:
-        leaves = jax.core.eval_jaxpr(closed.jaxpr, held, *jax.tree.leaves(args))
+        leaves = eval_jaxpr(closed.jaxpr, held, *jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
     return run, closed.consts
