@@ -28,6 +28,7 @@ _CONSTRUCTORS: dict[str, Callable[..., nnx.Module]] = {
     "vit_small": vit.vit_small,
     "vit_base": vit.vit_base,
 }
+_OF_ANY_SHAPE = ("linear", "mlp")
 _OF_ALL = ("image_shape", "num_classes", "dtype", "axis_name", "rngs")
 
 
@@ -108,6 +109,12 @@ def create(
                 f"model {name!r} has no option {option!r}: it accepts "
                 f"{', '.join(known) or 'none'}"
             )
+    if len(image_shape) != 3 and name not in _OF_ANY_SHAPE:
+        raise InputError(
+            f"model {name!r} takes images [height, width, channels], and an input has "
+            f"the shape {list(image_shape)}: expected one of {', '.join(_OF_ANY_SHAPE)}"
+            " for it; set model.name"
+        )
     construct = functools.partial(
         _CONSTRUCTORS[name],
         image_shape=image_shape,
