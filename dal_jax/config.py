@@ -24,10 +24,15 @@ class DatasetConfig:
     data_dir: str | None = None  # tensorflow-datasets directory, or the images' root
     train_split: str = "train"  # name: tfds
     test_split: str = "test"
-    train_path: str | None = None  # arrays: .npz; list: CSV; folder: directory
+    # arrays: .npz, .npy or .parquet; list: CSV; folder: directory
+    train_path: str | None = None
     test_path: str | None = None
-    label_column: str = "label"  # name: list
+    train_labels: str | None = None  # arrays: .npy, .npz or CSV, if not in train_path
+    test_labels: str | None = None
+    input_columns: str | None = None  # .parquet: one of lists, or "age,height"
+    label_column: str = "label"  # of CSV and .parquet
     clean_label_column: str = "clean_label"
+    standardize: bool = False  # inputs but images, by the training set's statistics
     max_classes: int | None = None  # keep the first classes only (mini-WebVision: 50)
     train_size: int | None = None  # a fixed-seed subset of so many training examples
     test_size: int | None = None
@@ -103,6 +108,8 @@ class ModelConfig:
     name: str = "cnn"  # any of dal_jax.models.names()
     channels: tuple[int, ...] = (32, 64)  # cnn
     hidden: tuple[int, ...] = (128,)  # mlp, and the cnn's dense layers
+    layer_norm: bool = False  # mlp
+    dropout: float = 0.0  # mlp; the share of hidden units left out
     small_images: bool | None = None  # resnet: 3x3 stem; None: as weights, or its own
     remat: bool = False  # resnet and vit: more time, less memory
     weights: str | None = None  # a .safetensors file to start from

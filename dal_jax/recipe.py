@@ -6,15 +6,23 @@ that :func:`dal_jax.training.fit` takes.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import optax
 
 from dal_jax import data, losses, models, networks, noise, optimizers
-from dal_jax.config import OptimizerConfig, TrainConfig, config_of, plain
+from dal_jax.config import (
+    AugmentationConfig,
+    OptimizerConfig,
+    TrainConfig,
+    config_of,
+    plain,
+)
 from dal_jax.data import augment
+from dal_jax.data.form import InputForm
+from dal_jax.data.standardize import feature_statistics, make_standardize
 from dal_jax.data.statistics import image_statistics
 from dal_jax.errors import InputError, unknown_name
 from dal_jax.networks import PRECISIONS
@@ -33,6 +41,7 @@ class Prepared:
       validation: noisy examples held out, or ``None``.
       test: examples for the report, or ``None`` where the source has none.
       skipped: the images that do not decode and were left out, by path.
+      columns: of a table, those that the inputs come from.
     """
 
     class_names: tuple[str, ...]
@@ -41,6 +50,7 @@ class Prepared:
     validation: data.Split | None
     test: data.Split | None
     skipped: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 def identity_of(config: TrainConfig) -> Identity:
@@ -93,6 +103,7 @@ def prepare(config: TrainConfig) -> Prepared:
         validation=pool.take(held_out) if len(held_out) else None,
         test=dataset.test,
         skipped=dataset.skipped,
+        columns=dataset.columns,
     )
 
 
@@ -168,7 +179,9 @@ def ingredients(
         "loss": make_loss(config, steps_per_epoch, num_classes, len(train)),
         "optimizer": optimizer,
         "preprocess": _preprocess(
-            config, train.input_shape, *_statistics(config, train)
+            config,
+            InputForm(train.input_shape, train.input_dtype, columns=prepared.columns),
+            *_statistics(config, train),
         ),
         "class_names": prepared.class_names,
         "record": prepared.record,
@@ -251,18 +264,56 @@ def _options(config: TrainConfig) -> Options:
 
 
 def _statistics(config: TrainConfig, train: data.Split) -> tuple[Any, Any]:
-    mean, std, named = (
-        getattr(config.augmentation, name) for name in ("mean", "std", "normalization")
-    )
-    if named is not None:
-        return models.normalization(named)
-    return (mean, std) if mean or std else image_statistics(train.inputs)
+    if config.augmentation.normalization is not None:
+        return models.normalization(config.augmentation.normalization)
+    mean, std = config.augmentation.mean, config.augmentation.std
+    is_image = InputForm(train.input_shape, train.input_dtype).is_image
+    if config.dataset.standardize and (is_image or mean or std):
+        raise InputError(
+            "dataset.standardize is for inputs that are no images, in place of "
+            "augmentation.mean and augmentation.std: expected one way alone; leave "
+            "dataset.standardize out"
+        )
+    if config.dataset.standardize:
+        return feature_statistics(train.inputs)
+    if mean or std or not is_image:
+        return mean, std
+    return image_statistics(train.inputs)
 
 
 def _preprocess(
-    config: TrainConfig, input_shape: Sequence[int], mean: Any, std: Any
+    config: TrainConfig, form: InputForm, mean: Any, std: Any
 ) -> augment.Preprocess:
-    channels = input_shape[-1]
+    if not form.is_image:
+        return _of_numbers(config, form, mean, std)
+    _check_normalisation(form, mean, std)
+    dtype = PRECISIONS[config.precision]
+    preprocess = augment.make_preprocess(config.augmentation, mean, std, dtype)
+    # What images are made before they are inputs: None leaves that as it is.
+    source = {"size": config.dataset.image_size, "channels": config.dataset.channels}
+    return preprocess._replace(description={**source, **preprocess.description})
+
+
+def _of_numbers(
+    config: TrainConfig, form: InputForm, mean: Any, std: Any
+) -> augment.Preprocess:
+    given = dataclasses.replace(config.augmentation, mean=(), std=())
+    for name, default in vars(AugmentationConfig()).items():
+        if getattr(given, name) != default:
+            raise InputError(
+                f"augmentation.{name}={getattr(given, name)} is for images, and the "
+                f"inputs are {form.dtype} {['N', *form.shape]}: expected none; leave "
+                "it out"
+            )
+    if mean or std:
+        _check_normalisation(form, mean, std)
+    preprocess = make_standardize(mean, std, PRECISIONS[config.precision])
+    columns = {"columns": list(form.columns)} if form.columns else {}
+    return preprocess._replace(description={**preprocess.description, **columns})
+
+
+def _check_normalisation(form: InputForm, mean: Any, std: Any) -> None:
+    channels = form.shape[-1]
     fits = all(len(given) in (1, channels) for given in (mean, std))
     if not fits or min(std) <= 0:
         raise InputError(
@@ -270,11 +321,6 @@ def _preprocess(
             f"both, of one number or of {channels}, std more than 0; give them so, or "
             "neither to measure them"
         )
-    dtype = PRECISIONS[config.precision]
-    preprocess = augment.make_preprocess(config.augmentation, mean, std, dtype)
-    # What images are made before they are inputs: None leaves that as it is.
-    source = {"size": config.dataset.image_size, "channels": config.dataset.channels}
-    return preprocess._replace(description={**source, **preprocess.description})
 
 
 def of_finished_run(
@@ -289,7 +335,7 @@ def of_finished_run(
     Raises:
       InputError: a configuration of a version that knows more.
     """
-    config, input_shape = config_of(values), inputs["input_shape"]
+    config, form = config_of(values), InputForm.of_run(inputs)
     if config is None:
         raise InputError(
             "the run was made of objects, which its directory does not hold: expected "
@@ -297,7 +343,7 @@ def of_finished_run(
         )
     return (
         networks.make(
-            config, input_shape, len(inputs["class_names"]), read_weights=False
+            config, form.shape, len(inputs["class_names"]), read_weights=False
         ),
-        _preprocess(config, input_shape, inputs["mean"], inputs["std"]),
+        _preprocess(config, form, inputs["mean"], inputs["std"]),
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dal_jax.data import arrays, cache, digits, folder, listing, tfds
+from dal_jax.data.array_files import Columns
 from dal_jax.data.images import ArrayImages
 from dal_jax.data.materialize import materialize
 from dal_jax.data.split import Dataset, Split
@@ -45,15 +46,27 @@ def _load_list(config: "DatasetConfig") -> Dataset:
     )
 
 
+def _load_arrays(config: "DatasetConfig") -> Dataset:
+    chosen = config.input_columns
+    return arrays.load(
+        config.train_path,
+        config.test_path,
+        train_labels=config.train_labels,
+        test_labels=config.test_labels,
+        columns=Columns(
+            label=config.label_column,
+            clean_label=config.clean_label_column,
+            inputs=None if chosen is None else tuple(chosen.split(",")),
+        ),
+        channels=config.channels,
+        image_size=config.image_size,
+    )
+
+
 _SOURCES: dict[str, Callable[["DatasetConfig"], Dataset]] = {
     "digits": lambda config: digits.load(),
     "tfds": _load_tfds,
-    "arrays": lambda config: arrays.load(
-        config.train_path,
-        config.test_path,
-        channels=config.channels,
-        image_size=config.image_size,
-    ),
+    "arrays": _load_arrays,
     "folder": lambda config: folder.load(
         config.train_path,
         config.test_path,

@@ -190,6 +190,7 @@ class Dataset:
       class_names: the name of every class, in the order of the integer labels.
       skipped: names (e.g. paths) of images that did not decode and were left out by
         ``on_unreadable="skip"``.
+      columns: of a table, those that the inputs come from, in their order.
     """
 
     name: str
@@ -197,6 +198,7 @@ class Dataset:
     test: Split | None
     class_names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

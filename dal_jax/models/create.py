@@ -28,6 +28,7 @@ _CONSTRUCTORS: dict[str, Callable[..., nnx.Module]] = {
     "vit_small": vit.vit_small,
     "vit_base": vit.vit_base,
 }
+_OF_ANY_SHAPE = ("linear", "mlp")
 _OF_ALL = ("image_shape", "num_classes", "dtype", "axis_name", "rngs")
 
 
@@ -101,6 +102,12 @@ def create(
       >>> model(jnp.zeros((2, 8, 8, 1)), train=False).shape
       (2, 10)
     """
+    if len(image_shape) != 3 and name in _CONSTRUCTORS and name not in _OF_ANY_SHAPE:
+        raise InputError(
+            f"model {name!r} takes images [height, width, channels], and an input has "
+            f"the shape {list(image_shape)}: expected one of {', '.join(_OF_ANY_SHAPE)}"
+            " for it; set model.name"
+        )
     construct = _constructor(
         name, given, image_shape=image_shape, dtype=dtype, axis_name=axis_name
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from dal_jax.data import Split
 from dal_jax.data.augment import Preprocess
+from dal_jax.data.blocks import check_finite, has_blocks
 from dal_jax.errors import InputError
 from dal_jax.models import Functional
 
@@ -63,6 +64,9 @@ def check_split(
 ) -> None:
     """Raises InputError where a split does not fit the network or the training set.
 
+    Inputs that are an array, mapped from a file or not, must be finite. Those that a
+    source makes on access are not looked at: that could take as long as an epoch.
+
     Args:
       split: the examples.
       what: the split's name, for the message.
@@ -74,6 +78,8 @@ def check_split(
             f"{what} inputs have the shape {list(split.input_shape)} and training "
             f"inputs {list(input_shape)}: expected the same"
         )
+    if has_blocks(split.inputs):
+        check_finite(split.inputs, f"{what} inputs")
     given = {"labels": split.labels, "clean labels": split.clean_labels}
     for name, labels in given.items():
         largest = -1 if labels is None else class_numbers(labels).max(initial=-1)
