@@ -32,6 +32,10 @@ class DatasetConfig:
     input_columns: str | None = None  # .parquet: one of lists, or "age,height"
     label_column: str = "label"  # of CSV and .parquet
     clean_label_column: str = "clean_label"
+    label_columns: str | None = None  # list: a column an annotator, "ann,ben,cleo"
+    annotators_path: str | None = None  # .npy [examples, annotators], -1 for none
+    annotators: str = "majority"  # majority | distribution: what the loss is given
+    balance: str | None = None  # classes: each comes equally often, by given labels
     standardize: bool = False  # inputs but images, by the training set's statistics
     max_classes: int | None = None  # keep the first classes only (mini-WebVision: 50)
     train_size: int | None = None  # a fixed-seed subset of so many training examples
@@ -125,6 +129,9 @@ class AugmentationConfig:
     random_resized_crop: int | None = None  # side of the result; also centre-crops eval
     flip: bool = False
     color_jitter: tuple[float, ...] = ()  # brightness, contrast, saturation, hue
+    random_crop: int | None = None  # side of a crop without padding; centre-crops eval
+    random_erasing: float = 0.0  # probability that a rectangle is erased
+    mixup: float = 0.0  # alpha of the Beta distribution; 0 mixes nothing
     # Of [0, 1] pixels; empty: what the weights expect, or of the training images.
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()

@@ -120,7 +120,8 @@ def make(
       read_weights: whether to start from ``model.weights``; ``False`` is for a run
         whose parameters come from a checkpoint.
     """
-    side = config.augmentation.random_resized_crop
+    augmentation = config.augmentation
+    side = augmentation.random_resized_crop or augmentation.random_crop
     shape = (*input_shape,) if side is None else (side, side, input_shape[-1])
     create = functools.partial(
         models.create,

@@ -23,7 +23,7 @@ from dal_jax.config import (
 from dal_jax.data import augment
 from dal_jax.data.form import InputForm
 from dal_jax.data.standardize import feature_statistics, make_standardize
-from dal_jax.data.statistics import image_statistics
+from dal_jax.data.statistics import class_counts, image_statistics
 from dal_jax.errors import InputError, unknown_name
 from dal_jax.networks import PRECISIONS
 from dal_jax.training.fingerprint import Identity
@@ -42,6 +42,7 @@ class Prepared:
       test: examples for the report, or ``None`` where the source has none.
       skipped: the images that do not decode and were left out, by path.
       columns: of a table, those that the inputs come from.
+      notes: lines about the data that a person would want to know.
     """
 
     class_names: tuple[str, ...]
@@ -51,6 +52,7 @@ class Prepared:
     test: data.Split | None
     skipped: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def identity_of(config: TrainConfig) -> Identity:
@@ -77,6 +79,12 @@ def check(config: TrainConfig) -> None:
     if config.precision not in PRECISIONS:
         raise unknown_name("precision", config.precision, PRECISIONS)
     networks.check(config)
+    if config.dataset.annotators == "distribution" and config.noise.kind != "none":
+        raise InputError(
+            f"noise.kind={config.noise.kind} with dataset.annotators=distribution: "
+            "expected none, because noise changes labels and not the annotators' "
+            "shares; set --config.noise.kind=none"
+        )
     make_optimizer(config.optimizer, config.num_epochs, 1)
     make_loss(config, steps_per_epoch=1, num_classes=2, num_examples=1)
 
@@ -96,14 +104,16 @@ def prepare(config: TrainConfig) -> Prepared:
     kept, held_out = data.validation_split(
         len(pool), config.dataset.validation_fraction
     )
+    train = pool.take(kept) if len(held_out) else pool
     return Prepared(
         class_names=dataset.class_names,
-        train=pool.take(kept) if len(held_out) else pool,
+        train=train,
         record=record.take(kept) if len(held_out) else record,
         validation=pool.take(held_out) if len(held_out) else None,
         test=dataset.test,
         skipped=dataset.skipped,
         columns=dataset.columns,
+        notes=(*dataset.notes, class_counts(train.labels, dataset.class_names)),
     )
 
 
@@ -259,6 +269,8 @@ def _options(config: TrainConfig) -> Options:
     return Options(
         **given,
         ema_decay=config.optimizer.ema_decay,
+        balance=config.dataset.balance,
+        mixup=config.augmentation.mixup,
         workers=config.dataset.workers,
     )
 
@@ -297,7 +309,7 @@ def _preprocess(
 def _of_numbers(
     config: TrainConfig, form: InputForm, mean: Any, std: Any
 ) -> augment.Preprocess:
-    given = dataclasses.replace(config.augmentation, mean=(), std=())
+    given = dataclasses.replace(config.augmentation, mean=(), std=(), mixup=0.0)
     for name, default in vars(AugmentationConfig()).items():
         if getattr(given, name) != default:
             raise InputError(

@@ -73,6 +73,8 @@ def train_and_evaluate(
     if prepared.skipped:
         named = ", ".join(prepared.skipped[:3])
         say(f"left out {len(prepared.skipped)} images that do not decode: {named}")
+    for note in prepared.notes:
+        say(note)
     result = fit(
         **objects,
         workdir=workdir,

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import eval_jaxpr
@@ -125,6 +126,10 @@ class ShardedJit:
         """Inside a compiled function: gives every device the whole batch."""
         return lax.with_sharding_constraint(batch, self._replicated)
 
+    def neighbours(self, batch: PyTree) -> PyTree:
+        """Inside a compiled function: the example before each; the last is first."""
+        return jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), batch)
+
     def compile(
         self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False
     ) -> Callable[..., PyTree]:
@@ -217,6 +222,17 @@ class Pmap:
     def gather(self, batch: PyTree) -> PyTree:
         """Inside a compiled function: gives every device the whole batch."""
         return lax.all_gather(batch, self.axis_name, tiled=True)
+
+    def neighbours(self, batch: PyTree) -> PyTree:
+        """Inside a compiled function: the example before each; the last is first."""
+        devices = jax.device_count()
+        ring = [(device, (device + 1) % devices) for device in range(devices)]
+
+        def leaf(x: jax.Array) -> jax.Array:
+            last = lax.ppermute(x[-1:], self.axis_name, ring)
+            return jnp.concatenate([last, x[:-1]])
+
+        return jax.tree.map(leaf, batch)
 
     def compile(
         self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False
