@@ -151,9 +151,10 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     decay_vectors: bool = True  # biases and normalisation decay too
     ema_decay: float | None = None  # average of the parameters, used to evaluate
-    schedule: str = "cosine"  # cosine | exponential | constant
+    schedule: str = "cosine"  # cosine | exponential | step | constant
     per_epoch: bool = False  # hold the learning rate within an epoch
-    decay_rate: float = 0.97  # schedule exponential: factor an epoch
+    decay_rate: float = 0.97  # schedules exponential and step: the factor
+    decay_epochs: tuple[float, ...] = ()  # schedule step: when it decays
     warmup_epochs: float = 0.0
     clip_norm: float | None = None  # global norm of the gradient
     backbone_rate: float = 1.0  # times the learning rate, below the last layer

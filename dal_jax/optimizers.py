@@ -1,6 +1,6 @@
 """Optimizers and learning rates by name, as optax transformations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import optax
 from dal_jax.errors import InputError, unknown_name
 
 NAMES = ("adamw", "lion", "sgd")
-SCHEDULES = ("cosine", "exponential", "constant")
+SCHEDULES = ("cosine", "exponential", "step", "constant")
 
 
 def learning_rate_schedule(
@@ -20,6 +20,7 @@ def learning_rate_schedule(
     num_epochs: int,
     steps_per_epoch: int,
     decay_rate: float = 0.97,
+    decay_epochs: Sequence[float] = (),
     warmup_epochs: float = 0.0,
     per_epoch: bool = False,
 ) -> optax.Schedule:
@@ -27,11 +28,13 @@ def learning_rate_schedule(
 
     Args:
       name: ``cosine`` falls to 0 at the end, ``exponential`` is multiplied by
-        ``decay_rate`` each epoch, ``constant`` does not change.
+        ``decay_rate`` each epoch, ``step`` after each of ``decay_epochs``;
+        ``constant`` does not change.
       learning_rate: the largest value.
       num_epochs: the run's length.
       steps_per_epoch: steps in one epoch.
-      decay_rate: for ``exponential``.
+      decay_rate: for ``exponential`` and ``step``.
+      decay_epochs: for ``step``, ascending, counted from the run's start.
       warmup_epochs: length of a linear warm-up from 0, before the curve.
       per_epoch: hold the learning rate constant within an epoch, as PyTorch's
         schedulers usually do.
@@ -62,6 +65,17 @@ def learning_rate_schedule(
         curve = optax.cosine_decay_schedule(learning_rate, max(steps, 1))
     elif name == "exponential":
         curve = optax.exponential_decay(learning_rate, steps_per_epoch, decay_rate)
+    elif name == "step":
+        _check_range(
+            "decay_epochs",
+            tuple(decay_epochs),
+            bool(decay_epochs) and sorted(set(decay_epochs)) == list(decay_epochs),
+            "one or more, ascending",
+        )
+        after = [round(epoch * steps_per_epoch) for epoch in decay_epochs]
+        curve = optax.piecewise_constant_schedule(
+            learning_rate, {step - warmup_steps: decay_rate for step in after}
+        )
     else:
         curve = optax.constant_schedule(learning_rate)
     if warmup_steps:

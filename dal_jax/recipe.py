@@ -234,6 +234,7 @@ def make_optimizer(config: OptimizerConfig, num_epochs: int, steps_per_epoch: in
         num_epochs=num_epochs,
         steps_per_epoch=steps_per_epoch,
         decay_rate=config.decay_rate,
+        decay_epochs=config.decay_epochs,
         warmup_epochs=config.warmup_epochs,
         per_epoch=config.per_epoch,
     )

@@ -37,7 +37,7 @@ def test_classes_come_equally_often_in_every_batch_and_over_the_run():
 
 
 def test_an_example_waits_for_all_others_of_its_class():
-    """From any number of epochs, in which rare ones come often and frequent ones not."""
+    """Over any number of epochs; rare ones come often, and frequent ones not."""
     for epochs in range(1, 8):
         times = np.bincount(draws(range(epochs)).ravel(), minlength=len(LABELS))
         for k in (0, 1, 2, 3, 5):
