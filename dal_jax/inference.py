@@ -76,12 +76,7 @@ def load(
       [0, 1, 1]
     """
     run = FinishedRun(workdir)
-    form = InputForm(
-        tuple(run.inputs["input_shape"]),
-        np.dtype(run.inputs["input_dtype"]),
-        size=run.inputs.get("size"),
-        channels=run.inputs.get("channels"),
-    )
+    form = InputForm.of_run(run.inputs)
     model, preprocess = _objects(run, form, model, preprocess)
     dtype = jax.dtypes.canonicalize_dtype(form.dtype)
     example = jax.ShapeDtypeStruct((2, *form.shape), dtype)

@@ -4,7 +4,7 @@
                     [--top=3] [--checkpoint=last|best]
 
 Inputs are a folder of images, which is searched with all that is below it, a CSV file
-with a column path, a single image, an .npy or an .npz. The CSV that is written has a
+with a column path, a single image, an .npy, an .npz or a .parquet. The CSV that is written has a
 line an input: its name, the predicted class, that class's probability, and the classes
 that follow with theirs. Inputs that cannot be read are named and left out; the exit
 status is then 3.
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _define_flags(values: flags.FlagValues) -> None:
     for name, default, text in (
         ("workdir", None, "Of a finished run."),
-        ("inputs", None, "A folder, a .csv, an image, an .npy or an .npz."),
+        ("inputs", None, "A folder, a .csv, an image, an .npy, .npz or .parquet."),
         ("out", None, "CSV file to write, which must not exist."),
         ("checkpoint", "last", "last, or best on the noisy validation examples."),
     ):
@@ -79,7 +79,7 @@ def _predict(values: flags.FlagValues) -> None:
     if values.compilation_cache:
         cli.use_compilation_cache()
     classifier = load(values.workdir, values.checkpoint)
-    found = find(values.inputs)
+    found = find(values.inputs, classifier.form.columns or None)
     unreadable: dict[str, str] = {}
     try:
         write_atomically(

@@ -41,10 +41,13 @@ def get_config() -> TrainConfig:
 # Batch norm over images of one pixel makes differences grow tenfold a step: two steps.
 RESIDUAL = case("dal", ModelConfig("resnet18"), epochs=1, train_size=64)
 RESIDUAL.optimizer.learning_rate = 0.01
+MIXED = case("dal", ModelConfig("mlp", hidden=(8,)), balance="classes")
+MIXED.augmentation.mixup, MIXED.augmentation.random_erasing = 0.5, 0.5
 CASES = {
     # A loss that remembers its examples, and one that draws random numbers.
     "cnn": case("elr", ModelConfig("cnn", channels=(4, 8), hidden=(16,))),
     "residual": RESIDUAL,
+    "mixed": MIXED,
     "streamed": case(
         "nlnl", ModelConfig("mlp", hidden=(8,)), name="folder", storage="stream"
     ),
