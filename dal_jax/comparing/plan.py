@@ -101,12 +101,19 @@ def configure(
 ) -> Run:
     """Returns a run of a comparison.
 
-    A loss that assumes a noise rate gets the noise's. Hyper-parameters and presets that
-    are not the loss's own are left out, of the base and of the setting alike.
+    A loss that assumes a noise rate gets the noise's. Of the base, hyper-parameters and
+    presets that are not the loss's own are left out.
+
+    Args:
+      base: what all runs share.
+      loss: by name.
+      noise: of the labels.
+      seed: of the run.
+      setting: swept fields that count for the loss, with their values.
 
     Example:
-      >>> run = configure(TrainConfig(), "gce", parse_noise("symmetric:0.2"), 1,
-      ...                 {"loss.q": 0.5, "loss.q_end": 2.0})
+      >>> noise = parse_noise("symmetric:0.2")
+      >>> run = configure(TrainConfig(), "gce", noise, 1, {"loss.q": 0.5})
       >>> run.method, run.config.noise.rate
       ('gce q=0.5', 0.2)
     """
@@ -118,23 +125,39 @@ def configure(
         setattr(config.loss, name, None)
     if config.loss.preset is not None and not presets.holds(config.loss.preset, loss):
         config.loss.preset = None
-    counting = {
-        field: value
-        for field, value in (setting or {}).items()
-        if counts(field, value, loss)
-    }
-    for field, value in counting.items():
+    setting = dict(setting or {})
+    for field, value in setting.items():
         *parents, name = field.split(".")
         setattr(functools.reduce(getattr, parents, config), name, value)
     if "noise_rate" in losses.accepted(loss) and config.loss.noise_rate is None:
         config.loss.noise_rate = noise.rate
-    return Run(loss, noise, seed, counting, config)
+    return Run(loss, noise, seed, setting, config)
 
 
-def counts(field: str, value: Any, loss: str) -> bool:
-    """Returns whether a field with a value can change anything for a loss."""
+def settings_of(loss: str, sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
+    """Returns the settings of a loss: all values crossed that count for it.
+
+    A field that the loss does not have is in none of them.
+
+    Example:
+      >>> sweeps = [Sweep("loss.q", (0.5, 0.7)), Sweep("batch_size", (64,))]
+      >>> settings_of("gce", sweeps)[0], settings_of("ce", sweeps)
+      ({'loss.q': 0.5, 'batch_size': 64}, [{'batch_size': 64}])
+    """
+    counting = {}
+    for field, values in sweeps:
+        if useful := [value for value in values if _counts(field, value, loss)]:
+            counting[field] = useful
+    return [
+        dict(zip(counting, values, strict=True))
+        for values in itertools.product(*counting.values())
+    ]
+
+
+def _counts(field: str, value: Any, loss: str) -> bool:
+    """Whether a field with a value can change anything for a loss."""
     if field == "loss.preset":
-        return value is not None and presets.holds(value, loss)
+        return value is None or presets.holds(value, loss)
     return not field.startswith("loss.") or field[5:] in losses.accepted(loss)
 
 
@@ -162,17 +185,11 @@ def make_plan(
     """
     _check_names(loss_names, noises)
     _check_counts(base, loss_names, sweeps)
-    settings = [
-        dict(zip([s.field for s in sweeps], values, strict=True))
-        for values in itertools.product(*(sweep.values for sweep in sweeps))
-    ]
+    methods = [(x, setting) for x in loss_names for setting in settings_of(x, sweeps)]
     runs: dict[str, Run] = {}
-    for seed, noise, loss, setting in itertools.product(
-        seeds, noises, loss_names, settings
-    ):
+    for seed, noise, (loss, setting) in itertools.product(seeds, noises, methods):
         run = configure(base, loss, noise, seed, setting)
-        before = runs.setdefault(run.name, run)
-        if before.config != run.config:
+        if runs.setdefault(run.name, run) is not run:
             raise InputError(
                 f"two runs would be called {run.name}: expected values that differ in "
                 "more than punctuation; give others"
@@ -236,8 +253,7 @@ def _check_counts(
     asked = [(f"--config.{field}", field, v) for field, v in given.items()]
     asked += [("--sweep=" + s.field, s.field, v) for s in sweeps for v in s.values]
     for flag, field, value in asked:
-        useless = value is None and field == "loss.preset"
-        if not useless and not any(counts(field, value, loss) for loss in loss_names):
+        if not any(_counts(field, value, loss) for loss in loss_names):
             raise InputError(
                 f"{flag} with {value} changes nothing for {', '.join(loss_names)}: "
                 "expected what one of them has; leave it out, or compare a loss that "

@@ -68,7 +68,7 @@ def parse_sweeps(
 def named_sweeps(config_file: Path) -> dict[str, Sequence[str]]:
     """Returns what ``get_sweeps()`` in a configuration file returns, if it has one.
 
-    It returns names and, for each, texts such as ``loss.q_end:1.2,1.5``.
+    That is, by name, what the ``--sweep`` flags would say.
     """
     get_sweeps = runpy.run_path(str(config_file)).get("get_sweeps")
     return get_sweeps() if get_sweeps else {}

@@ -91,15 +91,13 @@ def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def how_to_read(found: Comparison) -> str:
     """Returns what a table's marks mean, which test made them, and what it can tell."""
-    pairs = [cell.pairs for cell in found.cells.values() if cell.pairs]
+    pairs = [cell.pairs for cell in found.cells.values() if cell.pairs > 1]
     text = (
         "Mean ± sample standard deviation over the seeds, with the 95 % bootstrap "
         "interval of the mean in brackets. Bold: the highest mean under this noise. "
     )
     if not pairs:
-        return text + (
-            f"{MARK}: not distinguishable from it, as nothing is with one seed."
-        )
+        return text + f"{MARK}: not distinguishable from it, as nothing is by one seed."
     least, most = min(pairs), max(pairs)
     count = f"{least}" if least == most else f"{least} to {most}"
     text += (
