@@ -6,6 +6,7 @@ from typing import Any
 
 from dal_jax import networks, recipe
 from dal_jax.config import TrainConfig, config_of
+from dal_jax.data import Dataset
 from dal_jax.training import shelf
 from dal_jax.training.fit import STOPPED_EARLY, fit
 from dal_jax.training.processes import agree, is_main_process, refuse_together
@@ -22,6 +23,7 @@ def train_and_evaluate(
     say: Callable[[str], None] = lambda line: None,
     progress: bool = False,
     profile: bool = False,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Trains as configured, or goes on where the same run stopped.
 
@@ -34,6 +36,7 @@ def train_and_evaluate(
       say: told in single lines what a person would want to know.
       progress: show a progress bar on standard error.
       profile: write a JAX profile of the second epoch to ``workdir/profile``.
+      dataset: what ``config.dataset`` names, where several runs load it once.
 
     Returns:
       The summary, as in ``summary.json``; ``{}`` where ``num_epochs`` is 0.
@@ -66,7 +69,7 @@ def train_and_evaluate(
         return files.read_summary() or {}
     stop = stop or Stop()
     with stop.at_once(STOPPED_EARLY):
-        prepared = refuse_together(lambda: recipe.prepare(config))
+        prepared = refuse_together(lambda: recipe.prepare(config, dataset))
         objects = refuse_together(
             lambda: recipe.ingredients(config, prepared, read_weights=begins)
         )

@@ -1,6 +1,7 @@
 """A plan's pure functions, bound to devices and data."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ class Experiment:
       steps_per_epoch: steps in one epoch.
       init: ``() -> state``, placed on the devices.
       order: ``epoch -> positions [steps, batch]``.
+      context: what ``run_train`` takes first: the key of the augmentation. Were it a
+        constant of the compiled program, every seed would have to compile its own.
       run_train: runs rows of an order over ``(state, metrics)``.
       evaluations: by name (``train``, ``validation``, ``test``).
     """
@@ -38,6 +41,7 @@ class Experiment:
     steps_per_epoch: int
     init: Callable[[], TrainState]
     order: Callable[[int], np.ndarray]
+    context: jax.Array
     run_train: Runner
     evaluations: dict[str, Evaluation]
 
@@ -52,11 +56,12 @@ def build(plan: Plan) -> Experiment:
     parallel = make_parallel(
         options.parallel, options.batch_size, options.model_devices
     )
-    train_step = make_train_step(
+    with_key = _step_with_key(
         plan, parallel.axis_name, parallel.gather, parallel.neighbours
     )
 
     def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
+        train_step = with_key(augmentation_key=jax.random.wrap_key_data(context))
         state, metrics = carry
         state, of_batch = train_step(state, batch)
         return state, metrics.merge(of_batch)
@@ -69,6 +74,9 @@ def build(plan: Plan) -> Experiment:
         steps_per_epoch=plan.steps_per_epoch,
         init=lambda: parallel.init_state(init, init_key),
         order=lambda epoch: _order(plan, epoch),
+        context=parallel.place_data(
+            np.asarray(jax.random.key_data(_augmentation_key(plan)))
+        ),
         run_train=make_runner(
             parallel,
             placed["train"],
@@ -116,21 +124,26 @@ def make_init(plan: Plan) -> Callable[[jax.Array], TrainState]:
     return init
 
 
-def make_train_step(
+def make_train_step(plan: Plan, axis_name: str | None = None) -> Callable[..., Any]:
+    """Returns the plan's pure training step."""
+    return _step_with_key(plan, axis_name)(augmentation_key=_augmentation_key(plan))
+
+
+def _step_with_key(
     plan: Plan,
-    axis_name: str | None = None,
+    axis_name: str | None,
     gather: Callable[[Any], Any] = lambda batch: batch,
     neighbours: Callable[[Any], Any] = mixup.before,
 ) -> Callable[..., Any]:
-    """Returns the plan's pure training step."""
+    """Returns the plan's training step as a function of ``augmentation_key``."""
     seed, alpha = plan.seeds["augmentation"], plan.options.mixup
     num_classes = len(plan.class_names)
-    return steps.make_train_step(
+    return functools.partial(
+        steps.make_train_step,
         plan.model,
         plan.preprocess,
         plan.optimizer,
         plan.loss,
-        jax_key(seed, "augmentation"),
         phases=plan.phases,
         mixup=(
             mixup.make_mixup(alpha, jax_key(seed, "mixup"), num_classes, neighbours)
@@ -142,6 +155,10 @@ def make_train_step(
         axis_name=axis_name,
         gather=gather,
     )
+
+
+def _augmentation_key(plan: Plan) -> jax.Array:
+    return jax_key(plan.seeds["augmentation"], "augmentation")
 
 
 def _evaluations(

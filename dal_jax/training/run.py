@@ -131,7 +131,7 @@ class Run:
             # What compiles for long is a call whose steps are the first ones.
             with self._leavable(self._saved_step == self._step):
                 self._carry = self._experiment.run_train(
-                    (), self._carry, order, first, last
+                    self._experiment.context, self._carry, order, first, last
                 )
                 self._check_finite()
             self._step += last - first
