@@ -6,6 +6,7 @@ from typing import Any
 
 from dal_jax import recipe
 from dal_jax.config import TrainConfig
+from dal_jax.training import events
 from dal_jax.training.fit import STOPPED_EARLY, fit
 from dal_jax.training.processes import agree, is_main_process, refuse_together
 from dal_jax.training.stopping import Stop
@@ -21,6 +22,7 @@ def train_and_evaluate(
     say: Callable[[str], None] = lambda line: None,
     progress: bool = False,
     profile: bool = False,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Trains as configured, or goes on where the same run stopped.
 
@@ -33,6 +35,7 @@ def train_and_evaluate(
       say: told in single lines what a person would want to know.
       progress: show a progress bar on standard error.
       profile: write a JAX profile of the second epoch to ``workdir/profile``.
+      tensorboard: write event files to ``workdir/tensorboard``.
 
     Returns:
       The summary, as in ``summary.json``; ``{}`` where ``num_epochs`` is 0.
@@ -46,6 +49,8 @@ def train_and_evaluate(
     files, identity = Workdir(workdir), recipe.identity_of(config)
 
     def finished_before() -> bool:
+        if tensorboard:
+            events.require()
         recipe.check(config)
         if not is_main_process():
             return False
@@ -71,6 +76,7 @@ def train_and_evaluate(
         say=say,
         progress=progress,
         profile=profile,
+        tensorboard=tensorboard,
     )
     if config.num_epochs == 0:
         say(f"prepared, not trained: see {files.noise}")
