@@ -9,6 +9,8 @@ from dal_jax.reporting.report import Remark
 
 # Differences of accuracy that are worth a remark, beyond what the curve wavers by.
 _RISE, _FALL, _GAP = 0.01, 0.03, 0.1
+# Of the training labels, how many the network hardly believes before one looks.
+_HARDLY, _MANY = 0.05, 0.02
 
 
 def advise(run: ReportedRun) -> list[Remark]:
@@ -97,6 +99,21 @@ def _outvoted(run: ReportedRun) -> Iterator[Remark]:
         )
 
 
+def _doubted(run: ReportedRun) -> Iterator[Remark]:
+    history = run.history
+    if history is None or run.record is None or run.record.clean_labels is not None:
+        return
+    seen = history[:, : int(np.max(np.flatnonzero(history.any(axis=0)), initial=0)) + 1]
+    doubted = float(np.mean(seen[:, -1] < 255 * _HARDLY))
+    if doubted > _MANY:
+        yield Remark(
+            f"At the end the network gives {_percent(doubted)} of the training labels "
+            f"a probability below {100 * _HARDLY:g} %.",
+            "Many of these are likely wrong: dal-jax audit lists them, the most "
+            "suspicious first, and writes better labels to train on.",
+        )
+
+
 def _memorized(run: ReportedRun) -> Iterator[Remark]:
     memorized, corrected = run.last.get("memorized"), run.last.get("corrected")
     if memorized is not None and corrected is not None and memorized > corrected:
@@ -178,6 +195,7 @@ _CHECKS: tuple[Callable[[ReportedRun], Iterator[Remark]], ...] = (
     _by_chance,
     _never_predicted,
     _outvoted,
+    _doubted,
     _memorized,
     _fallen,
     _rising,

@@ -1,6 +1,5 @@
 """What the page says of the training labels, and of what became of them."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ def noise(run: ReportedRun) -> list[Any]:
         return [Text("Its directory has no noise.npz, so nothing is known of them.")]
     options = ", ".join(f"{k} {v}" for k, v in record.options.items() if v is not None)
     kind = f"Kind of noise: {record.kind}{f' ({options})' if options else ''}."
-    if not math.isnan(record.nominal_rate):
+    if record.nominal_rate > 0:
         kind += f" A rate of {100 * record.nominal_rate:g} % was asked for."
     blocks: list[Any] = [Text(kind)]
     if record.clean_labels is None:
@@ -180,9 +179,8 @@ def spread(run: ReportedRun) -> list[Any]:
     )
     if wrong is None:
         sentence += (
-            "Clean labels are not known or not wrong. Examples that stay on the left "
-            "while others move to the right are those whose label the network doubts; "
-            "the audit lists them."
+            "Examples that stay on the left while others move to the right are those "
+            "whose label the network doubts; dal-jax audit lists them."
         )
     else:
         sentence += (

@@ -105,7 +105,7 @@ def _by_class(run: ReportedRun, seen: Predicted) -> Table:
         name += f", {_MOST_CLASSES} of {len(order)}"
     return Table(
         name,
-        ["Class", "Examples", "Accuracy", "Predicted", "Mostly taken for"],
+        ["Class", "Examples", "Accuracy", "Predicted", "Mostly taken for (times)"],
         rows,
         folded=len(order) > 20,
     )
@@ -116,7 +116,7 @@ def _mostly(run: ReportedRun, seen: Predicted, k: int) -> str:
     if not len(of_class):
         return "–"
     counts = np.bincount(of_class)
-    return f"{run.class_names[counts.argmax()]} ({counts.max()} times)"
+    return f"{run.class_names[counts.argmax()]} ({counts.max()})"
 
 
 def mistakes(run: ReportedRun, inputs: Split | None) -> list[Any]:

@@ -174,8 +174,8 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 def _range(values: np.ndarray, percent: bool) -> tuple[float, float]:
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if percent:
-        low, high = math.floor(10 * low + 1e-9) / 10, math.ceil(10 * high - 1e-9) / 10
-        return (low, high) if high > low else (max(low - 0.1, 0.0), min(low + 0.1, 1.0))
+        low, high = math.floor(5 * low + 1e-9) / 5, math.ceil(5 * high - 1e-9) / 5
+        return (low, high) if high > low else (max(low - 0.2, 0.0), min(low + 0.2, 1.0))
     low = min(low, 0.0)
     return low, high + 0.05 * (high - low) if high > low else low + 1.0
 
