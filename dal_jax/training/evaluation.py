@@ -62,8 +62,8 @@ def make_evaluation(
         of_batch, logits = eval_step(*context, batch)
         sums, predictions = jax.tree.map(jnp.add, found.sums, of_batch), None
         if found.predictions is not None:
-            seen = parallel.gather((logits, batch["position"], batch["mask"]))
-            predictions = found.predictions.note(*seen)
+            seen = Predictions.of(logits), batch["position"], batch["mask"]
+            predictions = found.predictions.with_batch(*parallel.gather(seen))
         return Evaluated(sums, predictions)
 
     # Padding is masked, so the devices may share any number of examples.

@@ -129,19 +129,21 @@ class Predictions(struct.PyTreeNode):
             jnp.zeros(num_examples, jnp.float32),
         )
 
-    def note(
-        self, logits: jax.Array, position: jax.Array, mask: jax.Array
-    ) -> "Predictions":
-        """Returns those with a batch added: logits ``[batch, K]`` and its places."""
+    @classmethod
+    def of(cls, logits: jax.Array) -> "Predictions":
+        """Returns those of a batch, from its logits ``[batch, K]``."""
         logits = logits.astype(jnp.float32)
         best = jnp.max(logits, axis=-1, keepdims=True)
-        # A place outside is dropped.
-        row = jnp.where(mask, position, len(self.predicted))
-        return Predictions(
-            self.predicted.at[row].set(
-                jnp.argmax(logits, axis=-1).astype(jnp.int32), mode="drop"
-            ),
-            self.probability.at[row].set(
-                1 / jnp.sum(jnp.exp(logits - best), axis=-1), mode="drop"
-            ),
+        return cls(
+            jnp.argmax(logits, axis=-1).astype(jnp.int32),
+            1 / jnp.sum(jnp.exp(logits - best), axis=-1),
+        )
+
+    def with_batch(
+        self, batch: "Predictions", position: jax.Array, mask: jax.Array
+    ) -> "Predictions":
+        """Returns these with those of a batch at its places, where the mask is true."""
+        row = jnp.where(mask, position, len(self.predicted))  # outside: dropped
+        return jax.tree.map(
+            lambda all_, some: all_.at[row].set(some, mode="drop"), self, batch
         )
