@@ -12,6 +12,7 @@ import numpy as np
 from dal_jax import data
 from dal_jax.analysis import LabelIssues, of_dynamics, rank_quality
 from dal_jax.config import TrainConfig, config_of
+from dal_jax.data.contents import places_of
 from dal_jax.errors import InputError
 from dal_jax.noise import NoiseRecord
 from dal_jax.training.workdir import Workdir
@@ -116,11 +117,7 @@ def _audit(files: Workdir) -> Audited:
 
 def positions_in(audit: Audited, source: data.Split) -> np.ndarray:
     """Returns where a source has the run's examples, if it still has them."""
-    order = np.argsort(source.index)
-    wanted = audit.record.index
-    found = np.searchsorted(source.index, wanted, sorter=order)
-    positions = order[np.minimum(found, len(order) - 1)]
-    same = source.index[positions] == wanted
+    positions, same = places_of(source.index, audit.record.index)
     if audit.names is not None and source.names is not None:
         now = [os.fsencode(name) for name in source.names[positions]]
         same &= np.array(now) == audit.names

@@ -100,10 +100,14 @@ def make_phases(
     # A q that is 1 from the first step passes nothing.
     passes = passed.any() and not passed[0]
     late_start = int(np.argmax(passed)) if passes else len(steps) // 2
-    epochs_per_column = -(-max(num_epochs, 1) // _MOST_COLUMNS)
     steps_per_epoch = -(-len(steps) // max(num_epochs, 1))
-    steps_per_column = epochs_per_column * steps_per_epoch
+    steps_per_column = epochs_per_column(num_epochs) * steps_per_epoch
     return Phases(late_start, steps_per_column, -(-len(steps) // steps_per_column))
+
+
+def epochs_per_column(num_epochs: int) -> int:
+    """Returns how many epochs of a run share a column of the history."""
+    return -(-max(num_epochs, 1) // _MOST_COLUMNS)
 
 
 def init(

@@ -183,6 +183,7 @@ def _evaluations(
             placed[name],
             plan.options.eval_batch_size,
             positions=positions[name],
+            keeps_predictions=name == plan.reported_split,
             workers=plan.options.workers,
         )
         for name, split in plan.splits.items()

@@ -139,6 +139,18 @@ class Plan:
         )
         return {name: split for name, split in named if split is not None}
 
+    @property
+    def reported_split(self) -> str | None:
+        """The split of whose examples the report shows the predictions.
+
+        The test set, or what validates; ``None`` where examples have several labels.
+        """
+        for name in ("test", "validation"):
+            split = self.splits.get(name)
+            if split is not None and len(split) and split.labels.ndim == 1:
+                return name
+        return None
+
     @functools.cached_property
     def phases(self) -> Phases | None:
         """When the run is early and late, for what is recorded of each example.

@@ -1,6 +1,5 @@
 """A run in progress: its epochs, evaluations and checkpoints, and how it stops."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,14 +8,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
+from dal_jax.progress import progress_bar
 from dal_jax.training import summary as summaries
+from dal_jax.training.evaluation import Evaluated
 from dal_jax.training.experiment import Carry, Experiment
 from dal_jax.training.feed import Pace
 from dal_jax.training.plan import Plan
 from dal_jax.training.processes import agree, any_process
-from dal_jax.training.state import TrainMetrics, TrainState
+from dal_jax.training.state import Predictions, TrainMetrics, TrainState
 from dal_jax.training.stopping import Stop
 from dal_jax.training.storage import Entry, Storage
 
@@ -50,6 +50,7 @@ class Run:
         self._total_steps = plan.options.num_epochs * experiment.steps_per_epoch
         self._carry, self._step = self._start()
         self._saved_step = self._step
+        self._found: dict[str, Evaluated] = {}
         self.entries = storage.entries(self._step)
         self._earlier_seconds = (
             self.entries[-1]["elapsed_seconds"] if self.entries else 0.0
@@ -57,9 +58,28 @@ class Run:
         self._began = time.perf_counter()
 
     @property
+    def step(self) -> int:
+        """The number of steps taken."""
+        return self._step
+
+    @property
     def state(self) -> TrainState:
         """The state as it is now, as host arrays."""
         return self._parallel.fetch(self._carry[0])
+
+    def predictions(self) -> Predictions | None:
+        """Returns what is predicted of each example of the reported split, if any.
+
+        Of the last evaluation; a run that went on after it evaluates that split again.
+        """
+        name = self._plan.reported_split
+        if name is None:
+            return None
+        if name not in self._found:
+            evaluate = self._experiment.evaluations[name]
+            with self._leavable():
+                self._found[name] = evaluate(self._carry[0], self._leave_if_stopped)
+        return self._found[name].predictions
 
     def train(self, progress: bool, profile: Path | None) -> None:
         """Trains the rest of the run; writes a profile to a directory if given one."""
@@ -68,12 +88,11 @@ class Run:
         epochs = range(
             self._step // self._experiment.steps_per_epoch, self._options.num_epochs
         )
-        bar = tqdm(
+        bar = progress_bar(
             initial=epochs.start,
             total=self._options.num_epochs,
             disable=not progress,
             unit="epoch",
-            mininterval=0.1 if os.isatty(2) else 5.0,
         )
         # The second epoch from here, for the first one compiles.
         profiled = min(epochs.start + 1, epochs.stop - 1)
@@ -159,7 +178,7 @@ class Run:
     ) -> dict[str, Any]:
         state, metrics = self._carry[0], self._parallel.fetch(self._carry[1])
         with self._leavable():
-            sums = {
+            self._found = {
                 name: evaluate(state, self._leave_if_stopped)
                 for name, evaluate in self._experiment.evaluations.items()
             }
@@ -173,7 +192,9 @@ class Run:
             **{name: float(value) for name, value in rates.items()},
             "train_loss": summaries.share(metrics.loss_sum, metrics.count),
             "skipped_steps": int(metrics.nonfinite_steps),
-            **summaries.accuracies(sums),
+            **summaries.accuracies(
+                {name: found.sums for name, found in self._found.items()}
+            ),
             "images_per_second": examples_per_second and round(examples_per_second, 1),
             "elapsed_seconds": round(self._earlier_seconds + now - self._began, 3),
         }

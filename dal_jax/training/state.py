@@ -108,3 +108,42 @@ class EvalSums(struct.PyTreeNode):
     def zero(cls) -> "EvalSums":
         """Returns the sums over no examples."""
         return cls(*(jnp.zeros((), jnp.float32) for _ in range(5)))
+
+
+class Predictions(struct.PyTreeNode):
+    """What an evaluation predicted of each example of a split, for the report.
+
+    Attributes:
+      predicted: int32 ``[N]``, the class; -1 for an example that was not evaluated.
+      probability: float32 ``[N]``, of that class.
+    """
+
+    predicted: jax.Array
+    probability: jax.Array
+
+    @classmethod
+    def none(cls, num_examples: int) -> "Predictions":
+        """Returns those before any example was evaluated."""
+        return cls(
+            jnp.full(num_examples, -1, jnp.int32),
+            jnp.zeros(num_examples, jnp.float32),
+        )
+
+    @classmethod
+    def of(cls, logits: jax.Array) -> "Predictions":
+        """Returns those of a batch, from its logits ``[batch, K]``."""
+        logits = logits.astype(jnp.float32)
+        best = jnp.max(logits, axis=-1, keepdims=True)
+        return cls(
+            jnp.argmax(logits, axis=-1).astype(jnp.int32),
+            1 / jnp.sum(jnp.exp(logits - best), axis=-1),
+        )
+
+    def with_batch(
+        self, batch: "Predictions", position: jax.Array, mask: jax.Array
+    ) -> "Predictions":
+        """Returns these with those of a batch at its places, where the mask is true."""
+        row = jnp.where(mask, position, len(self.predicted))  # outside: dropped
+        return jax.tree.map(
+            lambda all_, some: all_.at[row].set(some, mode="drop"), self, batch
+        )

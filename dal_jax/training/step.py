@@ -185,7 +185,7 @@ def update_average(
 
 def make_eval_step(
     model: Functional, preprocess: Preprocess, *, axis_name: str | None = None
-) -> Callable[[PyTree, PyTree, Batch], EvalSums]:
+) -> Callable[[PyTree, PyTree, Batch], tuple[EvalSums, jax.Array]]:
     """Returns the evaluation of one batch.
 
     Args:
@@ -194,12 +194,15 @@ def make_eval_step(
       axis_name: the mapped axis whose shards make up the batch, or ``None``.
 
     Returns:
-      ``eval_step(params, model_state, batch) -> EvalSums`` with ``batch`` of
+      ``eval_step(params, model_state, batch) -> (sums, logits)`` with ``batch`` of
       ``inputs``, ``labels`` (as given), ``clean_labels`` (the same where unknown) and
-      ``mask`` bool ``[batch]``, false for padding. Labels below 0 are not counted.
+      ``mask`` bool ``[batch]``, false for padding. Labels below 0 are not counted. The
+      logits are those of this device's examples, the sums those of all.
     """
 
-    def eval_step(params: PyTree, model_state: PyTree, batch: Batch) -> EvalSums:
+    def eval_step(
+        params: PyTree, model_state: PyTree, batch: Batch
+    ) -> tuple[EvalSums, jax.Array]:
         inputs = preprocess.evaluate(batch["inputs"])
         logits, _ = model.apply(params, model_state, inputs, False)
         predicted = jnp.argmax(logits, axis=-1)
@@ -219,7 +222,7 @@ def make_eval_step(
                 )
             )
         )
-        return sums if axis_name is None else lax.psum(sums, axis_name)
+        return sums if axis_name is None else lax.psum(sums, axis_name), logits
 
     return eval_step
 

@@ -14,7 +14,8 @@ def accuracies(sums: dict[str, EvalSums]) -> dict[str, float | None]:
 
     ``train_accuracy`` and ``validation_accuracy`` are measured against the given,
     noisy labels; ``memorized`` and ``corrected`` are shares of the training examples
-    that are known to be mislabelled, ``None`` where none is.
+    that are known to be mislabelled, ``fitted`` is the share of all others that are
+    predicted as their label; ``None`` where none is known to be mislabelled.
     """
     figures = {
         f"{name}_accuracy": share(of.correct, of.count) for name, of in sums.items()
@@ -22,9 +23,11 @@ def accuracies(sums: dict[str, EvalSums]) -> dict[str, float | None]:
     if "train" not in sums:
         return figures
     train = sums["train"]
+    others = train.count - train.mislabelled if train.mislabelled else 0
     return figures | {
         "memorized": share(train.memorized, train.mislabelled),
         "corrected": share(train.corrected, train.mislabelled),
+        "fitted": share(train.correct - train.memorized, others),
     }
 
 

@@ -182,6 +182,26 @@ def test_what_is_seen_of_every_example_is_the_same_on_all_devices(
             )
 
 
+@pytest.mark.parametrize(("case", "way"), RUNS)
+def test_what_is_predicted_of_every_test_example_is_the_same(case, way, trained):
+    """For the report: each has a prediction, at its own place."""
+    with (
+        np.load(trained / "one" / f"{case}, jit" / "predictions.npz") as reference,
+        np.load(trained / "many" / f"{case}, {way}" / "predictions.npz") as found,
+    ):
+        assert str(found["split"]) == "test"
+        assert found["predicted"].min() >= 0
+        for name in ("index", "label"):
+            np.testing.assert_array_equal(found[name], reference[name])
+        same = found["predicted"] == reference["predicted"]
+        # Where two classes are as likely, the last bits decide.
+        assert same.mean() >= 0.98
+        np.testing.assert_allclose(
+            found["probability"], reference["probability"], rtol=2e-2
+        )
+        assert np.ptp(reference["probability"]) > 0.02
+
+
 def test_training_changes_the_parameters_by_more_than_the_tolerance(trained, read_run):
     """Else the comparisons above would hold for runs that do nothing."""
     for case in set(CASES) - {"residual"}:
