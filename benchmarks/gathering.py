@@ -83,9 +83,8 @@ def measure(case: Case, rounds: int) -> dict[str, list[float]]:
     split = data.Split(images, labels, clean_labels=labels)
     prepared = recipe.Prepared(tuple("0123456789"), split, record, None, None)
     plan = make_plan(**recipe.ingredients(case.config, prepared))
-    fields = {
-        field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)
-    }
+    names = [field.name for field in dataclasses.fields(plan)]
+    nothing = NothingGathered(**{name: getattr(plan, name) for name in names})
     runs = {
         "gathering": make_epoch(plan),
         "not gathering": make_epoch(nothing),
@@ -119,9 +118,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", help="write PREFIX.json and PREFIX.md")
     args = parser.parse_args()
-    seconds = {
-        name: measure(CASES[name], args.rounds) for name in args.cases.split(",")
-    }
+    cases = args.cases.split(",")
+    seconds = {name: measure(CASES[name], args.rounds) for name in cases}
     description = machine.describe()
     text = "\n".join(
         [
