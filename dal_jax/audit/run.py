@@ -78,15 +78,15 @@ def audited(workdir: str | os.PathLike[str]) -> Iterator[Audited]:
 def _audit(files: Workdir) -> Audited:
     if files.read_summary() is None:
         raise InputError(
-            f"the run in {files.path} has not finished: expected a finished one; train "
-            "it to its end first, the same command goes on"
+            f"the run in {files.path} has not finished: expected a finished run; give "
+            "the same training command again to finish it"
         )
     path = files.path / "dynamics.npz"
     if not path.is_file():
         raise InputError(
-            f"the run in {files.path} has no dynamics.npz, which an older version did "
-            "not write: expected what was seen of every example; train it again in "
-            "another --workdir"
+            f"the run in {files.path} has no dynamics.npz, which older versions did "
+            "not write: expected the record of what was seen of every example; train "
+            "again in another --workdir"
         )
     record = NoiseRecord.load(files.noise)
     class_names = files.read_json("preprocessing.json")["class_names"]
@@ -126,6 +126,7 @@ def positions_in(audit: Audited, source: data.Split) -> np.ndarray:
     if not same.all():
         raise InputError(
             f"the data set has changed since the run, {int((~same).sum())} of "
-            f"{len(same)} examples are not where they were: expected it as it was"
+            f"{len(same)} examples are not where they were: expected it unchanged; "
+            "restore it"
         )
     return positions
