@@ -3,4 +3,4 @@
 A command is a module with a docstring, which ``--help`` prints, and ``main(argv)``.
 """
 
-NAMES = ("train", "audit", "noise", "predict", "export")
+NAMES = ("train", "audit", "noise", "predict", "export", "embed")

@@ -4,10 +4,10 @@
                     [--top=3] [--checkpoint=last|best]
 
 Inputs are a folder of images, which is searched with all that is below it, a CSV file
-with a column path, a single image, an .npy, an .npz or a .parquet. The CSV that is written has a
-line an input: its name, the predicted class, that class's probability, and the classes
-that follow with theirs. Inputs that cannot be read are named and left out; the exit
-status is then 3.
+with a column path, a single image, an .npy, an .npz or a .parquet. The CSV that is
+written has a line an input: its name, the predicted class, that class's probability,
+and the classes that follow with theirs. Inputs that cannot be read are named and left
+out; the exit status is then 3.
 """
 
 import csv

@@ -6,6 +6,7 @@ module into the two functions that training uses.
 """
 
 from dal_jax.models.create import create, names, options
+from dal_jax.models.features import feature_function
 from dal_jax.models.functional import Functional, functionalize
 from dal_jax.models.heads import freeze_backbone, is_head
 from dal_jax.models.normalization import normalization
@@ -14,6 +15,7 @@ from dal_jax.models.weights import save_weights
 __all__ = [
     "Functional",
     "create",
+    "feature_function",
     "freeze_backbone",
     "functionalize",
     "is_head",
