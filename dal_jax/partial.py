@@ -143,21 +143,20 @@ class PartialArray:
             yield
 
     def finish(self, out: Path, kept: np.ndarray) -> None:
-        """Puts the array where it belongs.
-
-        A kill before that leaves everything as it was, and none after it is felt but
-        that the directory is still there.
+        """Puts the array where it belongs, and removes the directory.
 
         Args:
-          out: of the finished array.
+          out: of the finished array; if it exists, a process that was killed then has
+            put it there.
           kept: bool ``[N]``, the rows to keep.
         """
-        rows = self.path / _ROWS
-        if not kept.all():
-            rows = self.path / "kept.npy"
-            _copy(self.path / _ROWS, rows, np.flatnonzero(kept))
-        rows.rename(out)
-        sync_directory(out.parent)
+        if not out.exists():
+            rows = self.path / _ROWS
+            if not kept.all():
+                rows = self.path / "kept.npy"
+                _copy(self.path / _ROWS, rows, np.flatnonzero(kept))
+            rows.rename(out)
+            sync_directory(out.parent)
         self.remove()
 
     def remove(self) -> None:

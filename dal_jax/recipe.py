@@ -78,7 +78,13 @@ def check(config: TrainConfig) -> None:
             )
     if config.precision not in _PRECISIONS:
         raise unknown_name("precision", config.precision, _PRECISIONS)
-    models.options(config.model.name)  # is it a name?
+    known = models.options(config.model.name)  # is it a name?
+    for option, default in (("layer_norm", False), ("dropout", 0.0)):
+        if option not in known and getattr(config.model, option) != default:
+            raise InputError(
+                f"model.{option} does nothing in model {config.model.name!r}: expected "
+                "model.name=mlp; set that, or leave it out"
+            )
     for option in ("channels", "hidden"):
         for size in getattr(config.model, option):
             if size < 1:
