@@ -51,13 +51,6 @@ def build(plan: Plan) -> Experiment:
     parallel = make_parallel(
         options.parallel, options.batch_size, options.model_devices
     )
-    train_step = make_train_step(plan, parallel.axis_name, parallel.gather)
-
-    def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
-        state, metrics = carry
-        state, of_batch = train_step(state, batch)
-        return state, metrics.merge(of_batch)
-
     init = make_init(plan)
     init_key = jax_key(plan.seeds["initialization"], "initialization")
     placed = {name: place_inputs(parallel, s) for name, s in plan.splits.items()}
@@ -72,13 +65,32 @@ def build(plan: Plan) -> Experiment:
             parallel,
             placed["train"],
             {"labels": plan.train.labels},
-            accumulate,
+            make_accumulate(plan, parallel),
             rows=plan.steps_per_epoch,
             donate=True,
             workers=options.workers,
         ),
         evaluations=_evaluations(plan, parallel, placed),
     )
+
+
+def make_accumulate(
+    plan: Plan, parallel: ShardedJit | Pmap
+) -> Callable[[Any, Carry, steps.Batch], Carry]:
+    """Returns the training step as a loop over batches calls it.
+
+    ``(context, (state, metrics), batch) -> (state, metrics)``, with the batch's metrics
+    added.
+    """
+    train_step = make_train_step(plan, parallel.axis_name, parallel.gather)
+
+    def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
+        del context
+        state, metrics = carry
+        state, of_batch = train_step(state, batch)
+        return state, metrics.merge(of_batch)
+
+    return accumulate
 
 
 def make_init(plan: Plan) -> Callable[[jax.Array], TrainState]:

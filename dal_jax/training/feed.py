@@ -165,32 +165,10 @@ def _resident(
     unit: int,
 ) -> Callable[..., PyTree]:
     resident = {"inputs": inputs, **parallel.place_data(arrays)}
-
-    def one(carry, context, resident, positions):
-        batch = {name: x[jnp.maximum(positions, 0)] for name, x in resident.items()}
-        batch = parallel.constrain_batch(_with_positions(batch, positions))
-        return function(context, carry, batch)
-
-    def rows(carry, context, resident, order, first, last):
-        def body(row, carry):
-            positions = lax.dynamic_index_in_dim(order, row, keepdims=False)
-            return one(carry, context, resident, positions)
-
-        # The bounds are traced: one program serves any number of steps.
-        return lax.fori_loop(first, last, body, carry)
-
-    def scanned(length):
-        def rows(carry, context, resident, order, first):
-            def body(carry, positions):
-                return one(carry, context, resident, positions), None
-
-            positions = lax.dynamic_slice_in_dim(order, first, length)
-            return lax.scan(body, carry, positions)[0]
-
-        return parallel.compile(rows, scalars=1, donate=donate)
-
-    any_rows = parallel.compile(rows, scalars=2, donate=donate)
-    some_rows = functools.cache(scanned)
+    any_rows = rows_program(parallel, function, None, donate=donate)
+    some_rows = functools.cache(
+        lambda length: rows_program(parallel, function, length, donate=donate)
+    )
     host_order: np.ndarray | None = None
     device_order: jax.Array | None = None
 
@@ -208,6 +186,51 @@ def _resident(
     return run
 
 
+def rows_program(
+    parallel: ShardedJit | Pmap,
+    function: BatchFunction,
+    length: int | None,
+    *,
+    donate: bool = False,
+) -> Callable[..., PyTree]:
+    """Returns the program that runs rows of an order over resident examples.
+
+    Args:
+      parallel: the devices.
+      function: as of :func:`make_runner`.
+      length: how many rows, or ``None`` for as many as a call asks for.
+      donate: whether the carry's buffers may be reused.
+
+    Returns:
+      ``(carry, context, resident, order, first) -> carry``, without a length
+      ``(..., first, last)``.
+    """
+
+    def one(carry, context, resident, positions):
+        batch = {name: x[jnp.maximum(positions, 0)] for name, x in resident.items()}
+        batch = parallel.constrain_batch(_with_positions(batch, positions))
+        return function(context, carry, batch)
+
+    def any_rows(carry, context, resident, order, first, last):
+        def body(row, carry):
+            positions = lax.dynamic_index_in_dim(order, row, keepdims=False)
+            return one(carry, context, resident, positions)
+
+        # The bounds are traced: one program serves any number of steps.
+        return lax.fori_loop(first, last, body, carry)
+
+    def some_rows(carry, context, resident, order, first):
+        def body(carry, positions):
+            return one(carry, context, resident, positions), None
+
+        positions = lax.dynamic_slice_in_dim(order, first, length)
+        return lax.scan(body, carry, positions)[0]
+
+    if length is None:
+        return parallel.compile(any_rows, scalars=2, donate=donate)
+    return parallel.compile(some_rows, scalars=1, donate=donate)
+
+
 def _streamed(
     parallel: ShardedJit | Pmap,
     split: Split,
@@ -216,11 +239,7 @@ def _streamed(
     donate: bool,
     workers: int | None,
 ) -> Callable[..., PyTree]:
-    def step(carry, context, batch):
-        batch = _with_positions(batch, batch.pop("position"))
-        return function(context, carry, parallel.constrain_batch(batch))
-
-    compiled = parallel.compile(step, donate=donate)
+    compiled = batch_program(parallel, function, donate=donate)
     host_order: np.ndarray | None = None
     decoded: Iterator[np.ndarray] = iter(())
     row = 0
@@ -241,6 +260,22 @@ def _streamed(
         return carry
 
     return run
+
+
+def batch_program(
+    parallel: ShardedJit | Pmap, function: BatchFunction, *, donate: bool = False
+) -> Callable[..., PyTree]:
+    """Returns the program of one streamed batch, ``(carry, context, batch) -> carry``.
+
+    Arguments as of :func:`make_runner`; a batch comes without its ``mask``.
+    """
+
+    def step(carry, context, batch):
+        batch = dict(batch)
+        batch = _with_positions(batch, batch.pop("position"))
+        return function(context, carry, parallel.constrain_batch(batch))
+
+    return parallel.compile(step, donate=donate)
 
 
 def _with_positions(

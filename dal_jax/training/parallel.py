@@ -11,7 +11,7 @@ Both place the same values: a *state* (replicated, donated), *data* (replicated)
 Every process holds the whole order and computes with its own share of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -72,10 +72,11 @@ class ShardedJit:
 
     axis_name = None
 
-    def __init__(self, model_devices: int = 1):
-        devices = np.array(jax.devices()).reshape(-1, model_devices)
+    def __init__(self, model_devices: int = 1, devices: Sequence[Any] | None = None):
+        """Takes all devices there are, or those of another machine to compile for."""
+        grid = np.array(devices or jax.devices()).reshape(-1, model_devices)
         # Auto axes: with Explicit ones gradients of sharded gathers fail on jax 0.12.
-        self._mesh = Mesh(devices, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+        self._mesh = Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
         self._replicated = NamedSharding(self._mesh, P())
 
     def place_state(self, tree: PyTree) -> PyTree:
