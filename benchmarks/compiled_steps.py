@@ -1,7 +1,7 @@
 """What XLA's compiler for TPU reports about whole training steps, without a device.
 
     pip install "dal_jax[compiled]"
-    python benchmarks/compiled_steps.py [--cases=digits,resnet18,resnet50]
+    python benchmarks/compiled_steps.py [--cases=digits,cnn,resnet18,resnet50]
         [--meshes=1x1,8x1,4x2,64x1] [--target=v5e] [--text=DIRECTORY]
         [--options=NAME=VALUE,...] [--out=benchmarks/results/compiled-steps]
 
@@ -18,6 +18,7 @@ what the step could reach then. Nothing runs on the devices named.
 import argparse
 import dataclasses
 import json
+import math
 import runpy
 import sys
 import time
@@ -34,7 +35,7 @@ from jax.sharding import PartitionSpec as P
 
 from dal_jax import cli, recipe
 from dal_jax.data import Split
-from dal_jax.training import experiment, feed
+from dal_jax.training import experiment, programs
 from dal_jax.training.parallel import ShardedJit
 from dal_jax.training.plan import Plan, given_labels, make_plan
 from dal_jax.training.state import TrainMetrics
@@ -54,10 +55,12 @@ class Case:
     num_classes: int
     precision: str = "bfloat16"
     streamed: bool = False
+    model: str | None = None  # the recipe's
 
 
 CASES = {
     "digits": Case("digits", 64, 1297, (8, 8, 1), 10, precision="float32"),
+    "cnn": Case("cifar10", 128, 50_000, (32, 32, 3), 10, model="cnn"),
     "resnet18": Case("cifar10", 128, 50_000, (32, 32, 3), 10),
     "resnet50": Case("webvision_mini", 128, 65_944, (256, 256, 3), 50, streamed=True),
 }
@@ -110,6 +113,7 @@ def make_case_plan(case: Case, num_devices: int) -> Plan:
     config = runpy.run_path(str(cli.recipe_files()[case.config]))["get_config"]()
     config.batch_size = case.batch * num_devices
     config.precision = case.precision
+    config.model.name = case.model or config.model.name
     names = tuple(map(str, range(case.num_classes)))
     images = np.zeros((case.examples, *case.image_shape), np.uint8)
     train = Split(images, np.arange(case.examples, dtype=np.int32) % len(names))
@@ -132,23 +136,25 @@ def compile_step(
         sharding = NamedSharding(parallel._mesh, P(*axes))
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-    batch = plan.options.batch_size
+    batch, shared = plan.options.batch_size, parallel._of_batch
     if case.streamed:
-        program = feed.batch_program(parallel, function, donate=True)
+        program = programs.batch_program(parallel, function, donate=True)
         of_batch = {
-            "inputs": placed((batch, *case.image_shape), jnp.uint8, "data"),
-            "labels": placed((batch,), jnp.int32, "data"),
-            "position": placed((batch,), jnp.int32, "data"),
+            "inputs": placed((batch, *case.image_shape), jnp.uint8, *shared),
+            "labels": placed((batch,), jnp.int32, *shared),
+            "position": placed((batch,), jnp.int32, *shared),
         }
         arguments = carry, (), of_batch
     else:
-        program = feed.rows_program(parallel, function, ROWS, donate=True)
+        program = programs.rows_program(
+            parallel, function, ROWS, plan.train.input_shape, donate=True
+        )
         resident = {
-            "inputs": placed(plan.train.inputs.shape, jnp.uint8),
+            "inputs": placed((case.examples, math.prod(case.image_shape)), jnp.uint8),
             "labels": placed((case.examples,), jnp.int32),
         }
         order = placed(
-            (max(plan.steps_per_epoch, ROWS), batch), jnp.int32, None, "data"
+            (max(plan.steps_per_epoch, ROWS), batch), jnp.int32, None, *shared
         )
         arguments = carry, (), resident, order, placed((), jnp.int32)
     return program.lower(*arguments).compile(compiler_options=options or None)

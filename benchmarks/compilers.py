@@ -10,7 +10,6 @@ import importlib.util
 import math
 import os
 import re
-from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,16 +98,17 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 
     A loop's body is written once and counts once.
     """
-    counts, nbytes = Counter(), Counter()
+    found = {}
     kinds = "|".join(_COLLECTIVES)
-    # One that is done while others compute is two instructions, -start and -done.
-    wanted = rf"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({kinds})(-start)?\("
-    for kind, name, starts in re.findall(wanted, text, re.MULTILINE):
-        counts[name] += 1
-        # What starts has its operands as results besides.
-        pairs = starts and name != "all-reduce"
-        nbytes[name] += size_of(kind) // 2 if pairs else size_of(kind)
-    return {name: {"count": counts[name], "bytes": nbytes[name]} for name in counts}
+    wanted = rf"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({kinds})(-start)?\(.*channel_id=(\d+)"
+    for kind, name, starts, channel in re.findall(wanted, text, re.MULTILINE):
+        # What starts has its operands among its results. One that is done in pieces
+        # while others compute is written several times, and has one channel.
+        halved = starts and name != "all-reduce"
+        found[name, channel] = size_of(kind) // (2 if halved else 1)
+    names = sorted({name for name, _ in found})
+    sizes = {name: [n for (k, _), n in found.items() if k == name] for name in names}
+    return {name: {"count": len(n), "bytes": sum(n)} for name, n in sizes.items()}
 
 
 def moved_by_kernels(text: str) -> int:

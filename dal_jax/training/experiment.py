@@ -12,7 +12,13 @@ from dal_jax.seeds import jax_key
 from dal_jax.training import dynamics
 from dal_jax.training import step as steps
 from dal_jax.training.evaluation import Evaluation, make_evaluation
-from dal_jax.training.feed import Runner, epoch_order, make_runner, place_inputs
+from dal_jax.training.feed import (
+    Resident,
+    Runner,
+    epoch_order,
+    make_runner,
+    place_inputs,
+)
 from dal_jax.training.parallel import Pmap, ShardedJit, make_parallel
 from dal_jax.training.plan import Plan
 from dal_jax.training.state import TrainMetrics, TrainState
@@ -82,7 +88,9 @@ def make_accumulate(
     ``(context, (state, metrics), batch) -> (state, metrics)``, with the batch's metrics
     added.
     """
-    train_step = make_train_step(plan, parallel.axis_name, parallel.gather)
+    train_step = make_train_step(
+        plan, parallel.axis_name, parallel.gather, parallel.share_classes
+    )
 
     def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
         del context
@@ -117,6 +125,7 @@ def make_train_step(
     plan: Plan,
     axis_name: str | None = None,
     gather: Callable[[Any], Any] = lambda batch: batch,
+    share_classes: Callable[[jax.Array], jax.Array] = lambda logits: logits,
 ) -> Callable[..., Any]:
     """Returns the plan's pure training step."""
     return steps.make_train_step(
@@ -130,13 +139,14 @@ def make_train_step(
         skip_nonfinite=plan.options.on_nonfinite == "skip",
         axis_name=axis_name,
         gather=gather,
+        share_classes=share_classes,
     )
 
 
 def _evaluations(
     plan: Plan,
     parallel: ShardedJit | Pmap,
-    placed: dict[str, jax.Array | Split],
+    placed: dict[str, Resident | Split],
 ) -> dict[str, Evaluation]:
     eval_step = steps.make_eval_step(
         plan.model, plan.preprocess, axis_name=parallel.axis_name
