@@ -1,6 +1,7 @@
 """The examples run, and show what their prose says they show."""
 
 import importlib.util
+import re
 import runpy
 import warnings
 from pathlib import Path
@@ -9,7 +10,14 @@ import pytest
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+BLOCK = re.compile(r"<!-- test: (\w+) -->\n```python\n(.*?)```", re.S)
+BLOCKS = {
+    f"{page}-{name}": code
+    for page in ("quickstart", "migration")
+    for name, code in BLOCK.findall((ROOT / f"docs/{page}.md").read_text())
+}
 
 # What each leaves behind, by which it is told that it did what it says.
 CLAIMS = {
@@ -51,3 +59,8 @@ def test_example(name):
 def test_every_example_is_short():
     lines = {path: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
     assert max(lines.values()) < 100, lines
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_block_of_a_page(name):
+    exec(BLOCKS[name], {})
