@@ -37,6 +37,7 @@ nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 240
 nb_merge_streams = True
+nb_output_stderr = "remove"  # progress bars
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signatures have them
@@ -59,7 +60,11 @@ intersphinx_mapping = (
 
 html_theme = "sphinx_book_theme"
 html_title = "dal_jax"
-html_theme_options = {"show_toc_level": 2, "use_download_button": False}
+html_theme_options = {
+    "show_toc_level": 2,
+    "use_download_button": False,
+    "navbar_persistent": [],  # the side bar has a search
+}
 html_static_path = []
 
 

@@ -80,10 +80,10 @@ def draw_schedule(figure: Figure):
     axes.plot(steps / 1000, weight, color=COLOURS[1], label="λ, the bootstrap weight")
     passes = float(np.argmax(np.asarray(q) >= 1)) / 1000
     axes.axvline(passes, color="0.8", lw=0.8)
-    axes.text(passes - 0.02, 1.42, "early: fit", ha="right")
+    axes.text(passes - 0.02, 0.12, "early: fit", ha="right")
     axes.text(passes + 0.02, 1.42, "late: trust what is predicted")
     axes.set(xlabel="share of the run", ylim=(0, 1.55))
-    axes.legend(frameon=False, loc="center left")
+    axes.legend(frameon=False, loc="upper left")
 
 
 def draw_curves(figure: Figure, results: dict):

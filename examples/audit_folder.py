@@ -25,9 +25,8 @@ moved = set(rng.choice(500, 100, replace=False).tolist())
 for number in range(500):
     true = int(digits.target[number])
     place = (true + rng.integers(1, 10)) % 10 if number in moved else true
-    path = (
-        directory / "photos/train" / f"class{place}" / f"{number:03d}-really-{true}.png"
-    )
+    name = f"class{place}/{number:03d}-really-{true}.png"
+    path = directory / "photos/train" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((digits.images[number] * 15).astype(np.uint8)).save(path)
 

@@ -59,7 +59,7 @@ class Options:
     ema_decay: float | None = None
     workers: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (
             ("num_epochs", 0),
             ("batch_size", 1),
