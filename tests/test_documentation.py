@@ -25,8 +25,6 @@ SCRIPTS = sorted([*(ROOT / "examples").glob("*.py"), *(ROOT / "configs").glob("*
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
     "optional-dependencies"
 ]
-# Commands that the documentation may name before they are there.
-COMING = {"compare", "report", "embed"}
 # Fields of a configuration that stand for any.
 PLACEHOLDERS = {"FIELD", "noise.FIELD"}
 COMMAND = (
@@ -120,8 +118,6 @@ def test_commands_parse(source, monkeypatch):
         else:
             check_benchmark(words[1], words[2:])
             continue
-        if name in COMING and name not in commands.NAMES:
-            continue
         assert name in commands.NAMES, f"dal-jax {name} in {name_of(source)}"
         check_command(name, given, monkeypatch)
 
@@ -193,3 +189,25 @@ def test_a_wrong_name_is_noticed(monkeypatch):
         check_command("train", words[2:], monkeypatch)
     with pytest.raises(AssertionError):
         check_benchmark("benchmarks/losses.py", ["--secnods=3"])
+
+
+FIGURES = {
+    "README.md": "digits.md",
+    "docs/losses.md": "digits_losses.md",
+    "docs/recipes.md": "cifar10_small.md",
+}
+
+
+@pytest.mark.parametrize("page", FIGURES)
+def test_figures_are_those_of_the_results(page):
+    """Each mean with a deviation in a page's tables is in the file that it names."""
+
+    def figures(path: Path) -> set[tuple[str, str]]:
+        text = "\n".join(x for x in text_of(path).splitlines() if x.startswith("|"))
+        return set(re.findall(r"0?(\.\d{3}) ± 0?(\.\d{3})", text))
+
+    named = figures(ROOT / page)
+    assert named
+    results = ROOT / "benchmarks/results" / FIGURES[page]
+    assert f"benchmarks/results/{results.name}" in text_of(ROOT / page)
+    assert named <= figures(results)

@@ -28,6 +28,9 @@ NAMES = (
     "label_issues.csv",
     "label_issues.html",
     "audit.json",
+    "environment.json",
+    "predictions.npz",
+    "tensorboard",
 )
 _OF_THE_TRAINER = NAMES[:8]
 _FIELDS_0_1_0 = {
