@@ -66,7 +66,7 @@ class Options:
     balance: str | None = None
     mixup: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (
             ("num_epochs", 0),
             ("batch_size", 1),
