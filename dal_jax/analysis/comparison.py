@@ -9,6 +9,7 @@ the same labels and, as far as that goes, the same initial values.
 
 import dataclasses
 import math
+import typing
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -184,11 +185,11 @@ def paired_p_value(
         # Differences that are equal leave no variance: the p-value is then 0.
         warnings.simplefilter("ignore", RuntimeWarning)
         if test == "t":
-            p_value = stats.ttest_1samp(differences, 0.0).pvalue
+            p_value = stats.ttest_1samp(differences, 0.0)[1]
         else:
             changed = differences[differences != 0]  # as Wilcoxon has it
-            p_value = stats.wilcoxon(changed, method="exact").pvalue
-    return float(p_value), count
+            p_value = stats.wilcoxon(changed, method="exact")[1]
+    return float(typing.cast(float, p_value)), count
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

@@ -83,7 +83,8 @@ class _Worker:
     """A process that trains one run after the other."""
 
     def __init__(self, cores: Sequence[int]):
-        self._cores, self.job = cores, None
+        self._cores = cores
+        self.job: Job | None = None
         self._start()
 
     def _start(self) -> None:
@@ -99,8 +100,14 @@ class _Worker:
         with contextlib.suppress(OSError):  # dead, as reading the pipe will tell
             self.pipe.send(job)
 
-    def take(self) -> Outcome | None:
-        """Returns how the job ended, None where the process died and is replaced."""
+    def finished(self) -> tuple[Job, Outcome | None]:
+        """Returns the job that has ended and how, None where the process died."""
+        assert self.job is not None
+        job, self.job = self.job, None
+        return job, self._take()
+
+    def _take(self) -> Outcome | None:
+        """Returns how the job ended; a process that died is replaced."""
         try:
             outcome = self.pipe.recv()
         except (EOFError, OSError):
@@ -137,11 +144,10 @@ def _in_processes(
             for cores in shares(_cores(), processes):
                 workers.append(_Worker(cores))
                 workers[-1].give(waiting.popleft())
-            while busy := {w.pipe: w for w in workers if w.job is not None}:
-                for pipe in connection.wait(list(busy), timeout=1.0):
-                    worker = busy[pipe]
-                    job, outcome = worker.job, worker.take()
-                    worker.job = None
+            while busy := [w.pipe for w in workers if w.job is not None]:
+                for pipe in connection.wait(busy, timeout=1.0):
+                    worker = next(w for w in workers if w.pipe is pipe)
+                    job, outcome = worker.finished()
                     if outcome is None:
                         deaths[job.name] += 1
                         if deaths[job.name] < ATTEMPTS:

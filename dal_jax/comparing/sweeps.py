@@ -125,7 +125,7 @@ def _value(field: str, kind: Any, value: Any) -> Any:
             if isinstance(value, tuple) and all(type(x) in good for x in value):
                 return value
         elif option is float and type(value) in (int, float):
-            return float(value)
+            return float(typing.cast(float, value))
         elif type(value) is option:
             return value
     raise InputError(

@@ -116,7 +116,7 @@ def _mostly(run: ReportedRun, seen: Predicted, k: int) -> str:
     if not len(of_class):
         return "–"
     counts = np.bincount(of_class)
-    return f"{run.class_names[counts.argmax()]} ({counts.max()})"
+    return f"{run.class_names[int(counts.argmax())]} ({counts.max()})"
 
 
 def mistakes(run: ReportedRun, inputs: Split | None) -> list[Any]:
@@ -134,15 +134,15 @@ def mistakes(run: ReportedRun, inputs: Split | None) -> list[Any]:
     names = None if source is None else source.names
     cards = [
         Mistake(
-            label=run.class_names[seen.label[i]],
-            predicted=run.class_names[seen.predicted[i]],
+            label=run.class_names[int(seen.label[i])],
+            predicted=run.class_names[int(seen.predicted[i])],
             probability=float(seen.probability[i]),
             name=f"index {seen.index[i]}"
             if names is None
-            else "/".join(Path(names[place]).parts[-2:]),
+            else "/".join(Path(str(names[place])).parts[-2:]),
             content=content,
         )
-        for i, place, content in zip(chosen, places, contents, strict=True)
+        for i, place, content in zip(chosen.tolist(), places, contents, strict=True)
     ]
     sentence = (
         f"The {len(cards)} of which the network was most sure. "
