@@ -102,7 +102,7 @@ class Classifier:
 
     Attributes:
       form: of one input, as the run was trained on.
-      class_names: one a class.
+      class_names: one per class.
     """
 
     def __init__(
