@@ -6,7 +6,6 @@ on where the work was stopped, or on how many processes shared it.
 
 import csv
 import dataclasses
-import hashlib
 import io
 import os
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from dal_jax.data.images import (
 )
 from dal_jax.data.unlabelled import find
 from dal_jax.errors import InputError
-from dal_jax.files import require_file, write_atomically
+from dal_jax.files import write_atomically
 from dal_jax.partial import PartialArray
 
 
@@ -45,8 +44,8 @@ class Embedding:
         name has a line a row: ``path``, and ``label`` where labels are known.
       image_size: the side that images are scaled and cropped to.
       channels: 1 or 3.
-      normalization: a name of :func:`dal_jax.models.normalization`; None for
-        Inception's with vision transformers, ImageNet's otherwise.
+      normalization: a name of :func:`dal_jax.models.normalization`; None for what
+        weights of this kind expect.
       block_size: images that are computed together.
     """
 
@@ -63,12 +62,6 @@ class Embedding:
     def table(self) -> Path:
         """The CSV file of the rows' names."""
         return Path(self.out).with_suffix(".csv")
-
-    @property
-    def constants(self) -> str:
-        """The name of the normalisation."""
-        vit = self.model.startswith("vit")
-        return self.normalization or ("inception" if vit else "imagenet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +109,12 @@ def embed(
     partial = PartialArray(out.with_name(f"{out.name}.partial"))
     _check_out(wanted, partial)
     names, images, labels = _images(wanted)
-    features = _feature_function(wanted)
+    weights = models.describe_weights(wanted.model, wanted.weights)
+    constants = _constants(wanted, weights.normalization)
+    features = _feature_function(wanted, constants)
     width = jax.eval_shape(features, _example(wanted)).shape[-1]
-    partial.begin(_plan(wanted, images), (len(images), width))
+    plan = _plan(wanted, images, weights.sha256, constants)
+    partial.begin(plan, (len(images), width))
     _compute(wanted, images, features, partial, process_id, num_processes, progress)
     done = partial.done()
     missing = sum(
@@ -193,11 +189,24 @@ def _labels(path: Path, names: Sequence[str]) -> dict[str, Sequence[str]]:
     return {}
 
 
-def _feature_function(wanted: Embedding) -> Any:
-    side = (wanted.image_size, wanted.image_size, wanted.channels)
-    mean, std = models.normalization(wanted.constants)
+def _constants(
+    wanted: Embedding, of_weights: models.Normalization | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and deviation of each channel."""
+    named = wanted.normalization
+    constants = of_weights if named is None else models.normalization(named)
+    if constants is None:
+        raise InputError(
+            f"weights {wanted.weights} do not tell how pixels are normalised: expected "
+            "a name; give --normalization=imagenet or inception"
+        )
     if wanted.channels == 1:
-        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+        return (sum(constants.mean) / 3,), (sum(constants.std) / 3,)
+    return constants
+
+
+def _feature_function(wanted: Embedding, constants: tuple[Any, Any]) -> Any:
+    side = (wanted.image_size, wanted.image_size, wanted.channels)
     # A last layer of the file's, or a new one: neither is used.
     module = models.create(
         wanted.model,
@@ -210,7 +219,7 @@ def _feature_function(wanted: Embedding) -> Any:
 
     def features(pixels: jax.Array) -> jax.Array:
         unit = jnp.asarray(pixels, jnp.float32) * (1 / 255)
-        return of_normalised(normalize(unit, mean, std))
+        return of_normalised(normalize(unit, *constants))
 
     return features
 
@@ -221,10 +230,11 @@ def _example(wanted: Embedding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.uint8)
 
 
-def _plan(wanted: Embedding, images: EncodedImages) -> dict[str, Any]:
+def _plan(
+    wanted: Embedding, images: EncodedImages, weights: str, constants: tuple[Any, Any]
+) -> dict[str, Any]:
     """Returns all that decides the result."""
-    with require_file(wanted.weights, "a .safetensors file").open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    mean, std = constants
     return {
         "model": wanted.model,
         "weights": weights,
@@ -232,7 +242,7 @@ def _plan(wanted: Embedding, images: EncodedImages) -> dict[str, Any]:
         "number of images": len(images),
         "image_size": wanted.image_size,
         "channels": wanted.channels,
-        "normalization": wanted.constants,
+        "normalization": {"mean": list(mean), "std": list(std)},
         "block_size": wanted.block_size,
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dal_jax.data import annotators as voted
 from dal_jax.data.images import FileImages
 from dal_jax.data.split import Dataset, Split
 from dal_jax.errors import InputError
@@ -24,6 +25,8 @@ def load(
     data_dir: str | None = None,
     label_column: str = "label",
     clean_label_column: str = "clean_label",
+    label_columns: Sequence[str] = (),
+    annotators: str = "majority",
     channels: int | None = None,
     image_size: int | None = None,
 ) -> Dataset:
@@ -37,6 +40,9 @@ def load(
         CSV file itself.
       label_column: the column of the given labels.
       clean_label_column: the column of the clean ones; it may be absent.
+      label_columns: in place of ``label_column`` for training, a column an annotator,
+        whose values may be empty.
+      annotators: what is made of them, see :mod:`dal_jax.data.annotators`.
       channels: 1 or 3; default 3.
       image_size: see :func:`dal_jax.data.decode.decode`.
 
@@ -54,17 +60,33 @@ def load(
             f"path and {label_column}"
         )
     columns = ("path", label_column), (clean_label_column,)
-    train = read_table(Path(train_path), *columns)
-    class_names = class_names_of(train[label_column], train.get(clean_label_column))
+    several = ("path", *label_columns), (clean_label_column,)
+    train = read_table(
+        Path(train_path), *(several if label_columns else columns), empty=label_columns
+    )
+    texts = [train[column] for column in label_columns or (label_column,)]
+    every = [text for column in texts for text in column if text]
+    if not every:
+        raise InputError(
+            f"{train_path}: all annotators left all rows without a label: expected "
+            "one label or more a row; check dataset.label_columns"
+        )
+    class_names = class_names_of(every, train.get(clean_label_column))
 
-    def split(table: dict[str, list[str]], csv_path: str) -> Split:
+    def split(
+        table: dict[str, list[str]], csv_path: str, labels: np.ndarray | None = None
+    ) -> Split:
         path = Path(csv_path).expanduser()
         root = Path(data_dir).expanduser() if data_dir is not None else path.parent
         clean = table.get(clean_label_column)
         paths = tuple(str(root / x) for x in table["path"])
         return Split(
             inputs=FileImages(channels or 3, image_size, paths),
-            labels=numbers_of(table[label_column], class_names, label_column, path),
+            labels=(
+                numbers_of(table[label_column], class_names, label_column, path)
+                if labels is None
+                else labels
+            ),
             index=np.arange(len(paths)),
             clean_labels=(
                 None
@@ -78,11 +100,38 @@ def load(
     test = None
     if test_path is not None:
         test = split(read_table(Path(test_path), *columns), test_path)
-    return Dataset("list", split(train, train_path), test, class_names)
+    if not label_columns:
+        return Dataset("list", split(train, train_path), test, class_names)
+    given = np.stack(
+        [
+            _some_numbers(train[column], class_names, column, train_path)
+            for column in label_columns
+        ],
+        axis=1,
+    )
+    voted.check(given, len(class_names), train_path)
+    annotated, line = voted.annotated(
+        split(train, train_path, given[:, 0]), given, len(class_names), annotators
+    )
+    return Dataset("list", annotated, test, class_names, notes=(line,))
+
+
+def _some_numbers(
+    texts: Sequence[str], class_names: Sequence[str], column: str, path: Path | str
+) -> np.ndarray:
+    """Class numbers, -1 where there is no text."""
+    filled = [text or class_names[0] for text in texts]
+    known = np.array([bool(text) for text in texts])
+    numbers = numbers_of(filled, class_names, column, path)
+    return np.where(known, numbers, voted.MISSING)
 
 
 def read_table(
-    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+    path: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    empty: Sequence[str] = (),
 ) -> dict[str, list[str]]:
     """Returns some columns of a CSV file, whose first line names them.
 
@@ -90,9 +139,10 @@ def read_table(
       path: of the file, in UTF-8.
       columns: those that must be there.
       optional: those that may be absent.
+      empty: those whose values may be empty.
 
     Returns:
-      By name the text of every row, which is never empty.
+      By name the text of every row.
 
     Raises:
       InputError: a file, column, row or value is missing.
@@ -122,7 +172,7 @@ def read_table(
     table = {}
     for column in (*columns, *(name for name in optional if name in present)):
         table[column] = [(row[column] or "").strip() for row in rows]
-        if "" in table[column]:
+        if "" in table[column] and column not in empty:
             raise InputError(
                 f"{path}: row {table[column].index('')} has no {column}: expected one "
                 "in every row; fill it in or remove the row"

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from dal_jax.data import Split
+from dal_jax.data.balance import balanced_order
 from dal_jax.seeds import jax_key
-from dal_jax.training import dynamics
+from dal_jax.training import dynamics, mixup
 from dal_jax.training import step as steps
 from dal_jax.training.evaluation import Evaluation, make_evaluation
 from dal_jax.training.feed import Runner, epoch_order, make_runner, place_inputs
@@ -51,7 +52,9 @@ def build(plan: Plan) -> Experiment:
     parallel = make_parallel(
         options.parallel, options.batch_size, options.model_devices
     )
-    train_step = make_train_step(plan, parallel.axis_name, parallel.gather)
+    train_step = make_train_step(
+        plan, parallel.axis_name, parallel.gather, parallel.neighbours
+    )
 
     def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
         state, metrics = carry
@@ -65,13 +68,11 @@ def build(plan: Plan) -> Experiment:
         parallel=parallel,
         steps_per_epoch=plan.steps_per_epoch,
         init=lambda: parallel.init_state(init, init_key),
-        order=lambda epoch: epoch_order(
-            plan.seeds["data_order"], epoch, len(plan.train), options.batch_size
-        ),
+        order=lambda epoch: _order(plan, epoch),
         run_train=make_runner(
             parallel,
             placed["train"],
-            {"labels": plan.train.labels},
+            _labels(plan.train),
             accumulate,
             rows=plan.steps_per_epoch,
             donate=True,
@@ -79,6 +80,20 @@ def build(plan: Plan) -> Experiment:
         ),
         evaluations=_evaluations(plan, parallel, placed),
     )
+
+
+def _order(plan: Plan, epoch: int) -> np.ndarray:
+    seed, batch = plan.seeds["data_order"], plan.options.batch_size
+    if plan.options.balance is None:
+        return epoch_order(seed, epoch, len(plan.train), batch)
+    return balanced_order(seed, epoch, plan.train.labels, batch)
+
+
+def _labels(split: Split) -> dict[str, np.ndarray]:
+    labels = {"labels": split.labels}
+    if split.label_distributions is not None:
+        labels["label_distributions"] = split.label_distributions
+    return labels
 
 
 def make_init(plan: Plan) -> Callable[[jax.Array], TrainState]:
@@ -105,15 +120,23 @@ def make_train_step(
     plan: Plan,
     axis_name: str | None = None,
     gather: Callable[[Any], Any] = lambda batch: batch,
+    neighbours: Callable[[Any], Any] = mixup.before,
 ) -> Callable[..., Any]:
     """Returns the plan's pure training step."""
+    seed, alpha = plan.seeds["augmentation"], plan.options.mixup
+    num_classes = len(plan.class_names)
     return steps.make_train_step(
         plan.model,
         plan.preprocess,
         plan.optimizer,
         plan.loss,
-        jax_key(plan.seeds["augmentation"], "augmentation"),
+        jax_key(seed, "augmentation"),
         phases=plan.phases,
+        mixup=(
+            mixup.make_mixup(alpha, jax_key(seed, "mixup"), num_classes, neighbours)
+            if alpha
+            else None
+        ),
         ema_decay=plan.options.ema_decay,
         skip_nonfinite=plan.options.on_nonfinite == "skip",
         axis_name=axis_name,

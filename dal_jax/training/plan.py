@@ -44,6 +44,11 @@ class Options:
       ema_decay: of the average of the parameters over time that evaluation and
         prediction then use; ``None`` for none.
       workers: threads that decode a stream; ``None`` for one a core.
+      balance: ``"classes"`` draws classes evenly, see
+        :func:`dal_jax.data.balance.balanced_order`; ``None`` takes every example once
+        an epoch.
+      mixup: alpha of the Beta distribution, see :mod:`dal_jax.training.mixup`; 0 mixes
+        nothing.
     """
 
     num_epochs: int
@@ -58,6 +63,8 @@ class Options:
     on_nonfinite: str = "stop"
     ema_decay: float | None = None
     workers: int | None = None
+    balance: str | None = None
+    mixup: float = 0.0
 
     def __post_init__(self):
         for name, least in (
@@ -69,6 +76,7 @@ class Options:
             ("checkpoint_every", 1),
             ("keep_checkpoints", 1),
             ("workers", 0),
+            ("mixup", 0),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -78,6 +86,8 @@ class Options:
                 )
         if self.on_nonfinite not in ("stop", "skip"):
             raise unknown_name("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
+        if self.balance not in (None, "classes"):
+            raise unknown_name("balance", self.balance, ("classes",))
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise InputError(
                 f"ema_decay={self.ema_decay} is out of range: expected at least 0 and "
@@ -199,19 +209,28 @@ def make_plan(
     for what, split in ("training", train), ("validation", validation), ("test", test):
         if split is not None:
             checks.check_split(split, what, num_classes, train.input_shape)
+    named = loss_name or getattr(loss, "__name__", type(loss).__name__)
+    loss = as_stateful(loss)
+    if options.balance is not None:
+        checks.check_one_label(train.labels, "balance=classes")
+    if options.mixup:
+        checks.check_one_label(train.labels, "mixup")
+        checks.check_mixes(inputs, loss, named)
+    if options.mixup or train.label_distributions is not None:
+        checks.check_takes_distributions(loss, named, num_classes)
     plan = Plan(
         model=network,
         train=train,
         validation=validation,
         test=test,
-        loss=as_stateful(loss),
+        loss=loss,
         optimizer=optimizer,
         preprocess=preprocess,
         record=record or given_labels(train, num_classes),
         class_names=class_names,
         seeds=dict.fromkeys(SOURCES_OF_RANDOMNESS, seed) | dict(seeds or {}),
         options=options,
-        loss_name=loss_name or getattr(loss, "__name__", type(loss).__name__),
+        loss_name=named,
         schedules=schedules or {},
     )
     unknown = sorted(set(plan.seeds) - set(SOURCES_OF_RANDOMNESS))

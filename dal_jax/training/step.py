@@ -17,6 +17,7 @@ from dal_jax.losses import StatefulLoss
 from dal_jax.models import Functional
 from dal_jax.training import dynamics
 from dal_jax.training.dynamics import Phases
+from dal_jax.training.mixup import Mixup
 from dal_jax.training.state import EvalSums, TrainMetrics, TrainState
 
 Batch = dict[str, jax.Array]
@@ -64,6 +65,7 @@ def make_train_step(
     augmentation_key: jax.Array,
     *,
     phases: Phases | None = None,
+    mixup: Mixup | None = None,
     ema_decay: float | None = None,
     skip_nonfinite: bool = False,
     axis_name: str | None = None,
@@ -81,6 +83,8 @@ def make_train_step(
       loss: per example, with its memory.
       augmentation_key: the key that all augmentation derives from.
       phases: of the run, for what is gathered of each example; ``None`` for nothing.
+      mixup: mixes the examples of a step. What is gathered of them then comes from
+        the examples as they are, which the network sees once more, in evaluation mode.
       ema_decay: of the parameters' average over time, see :func:`update_average`.
       skip_nonfinite: leave the state as it is, but for ``step``, where the loss or
         the gradient is not finite.
@@ -91,13 +95,14 @@ def make_train_step(
     Returns:
       ``train_step(state, batch) -> (state, metrics)`` with ``batch`` of ``inputs``
       ``[batch, ...]``, ``labels`` ``[batch, ...]`` and ``position`` int32 ``[batch]``
-      in the training set.
+      in the training set. Where it has ``label_distributions`` ``[batch, classes]``,
+      the loss is given these.
     """
 
-    def mean_loss(params: PyTree, state: TrainState, batch: Batch, inputs: jax.Array):
+    def mean_loss(params, state: TrainState, inputs, labels, position):
         logits, model_state = model.apply(params, state.model_state, inputs, True)
         values, memory = loss.apply(
-            logits, batch["labels"], state.step, state.loss_memory, batch["position"]
+            logits, labels, state.step, state.loss_memory, position
         )
         return jnp.mean(values), (values, logits, model_state, memory)
 
@@ -107,9 +112,12 @@ def make_train_step(
         step_key = jax.random.fold_in(augmentation_key, state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, batch["position"])
         inputs = preprocess.train(keys, batch["inputs"])
+        examples = inputs, batch.get("label_distributions", batch["labels"])
+        if mixup is not None:
+            examples = mixup(state.step, *examples)
         (mean, (values, logits, model_state, memory)), gradient = jax.value_and_grad(
             mean_loss, has_aux=True
-        )(state.params, state, batch, inputs)
+        )(state.params, state, *examples, batch["position"])
         if axis_name is not None:
             mean, gradient = lax.pmean((mean, gradient), axis_name)
             memory = _merge_memory(state.loss_memory, memory, axis_name)
@@ -135,9 +143,10 @@ def make_train_step(
                 lambda new, old: jnp.where(finite, new, old), new_state, unchanged
             )
         if phases is not None:
-            seen, labels, position = gather(
-                (logits, batch["labels"], batch["position"])
-            )
+            seen = logits
+            if mixup is not None:
+                seen, _ = model.apply(state.params, state.model_state, inputs, False)
+            seen, labels, position = gather((seen, batch["labels"], batch["position"]))
             gathered = dynamics.observe(
                 state.dynamics, seen, labels, position, state.step, phases, where=finite
             )

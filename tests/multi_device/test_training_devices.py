@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("train_cases.py")
-CASES = ["cnn", "residual", "elr", "nlnl", "streamed"]
+CASES = ["cnn", "residual", "elr", "mixed", "nlnl", "streamed"]
 # Each in two ways, and some with the classes shared as well.
 RUNS = [(case, way) for case in CASES for way in ("jit", "pmap")]
 RUNS += [(case, "jit, classes shared by 2") for case in ("cnn", "elr")]

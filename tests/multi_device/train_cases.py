@@ -41,10 +41,13 @@ def get_config() -> TrainConfig:
 # Batch norm over images of one pixel makes differences grow tenfold a step: two steps.
 RESIDUAL = case("dal", ModelConfig("resnet18"), epochs=1, train_size=64)
 RESIDUAL.optimizer.learning_rate = 0.01
+MIXED = case("dal", ModelConfig("mlp", hidden=(8,)), balance="classes")
+MIXED.augmentation.mixup, MIXED.augmentation.random_erasing = 0.5, 0.5
 CASES = {
     "cnn": case("dal", ModelConfig("cnn", channels=(4, 8), hidden=(16,))),
     "residual": RESIDUAL,
     "elr": case("elr", ModelConfig("mlp", hidden=(8,))),
+    "mixed": MIXED,
     "nlnl": case("nlnl", ModelConfig("mlp", hidden=(8,))),
     "streamed": case(
         "dal", ModelConfig("mlp", hidden=(8,)), name="folder", storage="stream"
