@@ -50,7 +50,7 @@ def train_and_evaluate(
         recipe.check(config)
         # Its parameters come from a checkpoint, and the file of weights may be gone.
         begun = None if overwrite or config.model.weights is None else _begun(files)
-        return networks.filled_in(config, begun), begun is None
+        return networks.filled_in(config, begun, say), begun is None
 
     config, begins = refuse_together(checked)
     identity = recipe.identity_of(config)
