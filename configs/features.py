@@ -31,9 +31,9 @@ def get_config() -> TrainConfig:
             name="arrays", standardize=True, validation_fraction=0.01, storage="stream"
         ),
         noise=NoiseConfig(kind="none"),
-        loss=LossConfig(name="dal", per_epoch=False),
+        loss=LossConfig(name="dal", per_epoch=False, q_start=0.4),
         model=ModelConfig(name="mlp", hidden=(256,)),
-        optimizer=OptimizerConfig(learning_rate=0.05, weight_decay=1e-4),
+        optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=1e-4),
         num_epochs=5,
         batch_size=1024,
         eval_batch_size=8192,

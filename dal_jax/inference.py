@@ -200,8 +200,8 @@ class Classifier:
         except OSError as error:
             path.unlink(missing_ok=True)
             raise InputError(
-                f"cannot write {path} ({error.strerror}): expected a directory of "
-                "one's own with room in it; give another path"
+                f"cannot write {path} ({error.strerror}): expected a directory that "
+                "you may write to, with room in it; give another path"
             ) from error
 
     def _logits(self, inputs: Any) -> np.ndarray:

@@ -34,7 +34,7 @@ def check(config: TrainConfig) -> None:
                     f"model.{option}={size} is out of range: expected at least 1; "
                     f"give another --config.model.{option}"
                 )
-    for option in ("remat", "small_images"):
+    for option in ("remat", "small_images", "layer_norm", "dropout"):
         if getattr(model, option) and option not in own:
             raise InputError(
                 f"model.{option} does not fit model.name={model.name}: expected a "

@@ -89,16 +89,21 @@ def check(config: TrainConfig) -> None:
     make_loss(config, steps_per_epoch=1, num_classes=2, num_examples=1)
 
 
-def prepare(config: TrainConfig) -> Prepared:
+def prepare(config: TrainConfig, dataset: data.Dataset | None = None) -> Prepared:
     """Loads the data that ``config`` names and applies its noise.
 
     The noise is applied once, to every training example that is used, before the
     validation split is taken: what validates a model has noisy labels too.
 
+    Args:
+      config: of the run.
+      dataset: what ``config.dataset`` names, where it has been loaded before.
+
     Raises:
       InputError: whatever is wrong with the data set or the noise asked for.
     """
-    dataset = data.load(config.dataset)
+    if dataset is None:
+        dataset = data.load(config.dataset)
     record = apply_noise(config, dataset)
     pool = _with_labels(dataset.train, record)
     kept, held_out = data.validation_split(

@@ -6,7 +6,8 @@ from typing import Any
 
 from dal_jax import networks, recipe
 from dal_jax.config import TrainConfig, config_of
-from dal_jax.training import shelf
+from dal_jax.data import Dataset
+from dal_jax.training import events, shelf
 from dal_jax.training.fit import STOPPED_EARLY, fit
 from dal_jax.training.processes import agree, is_main_process, refuse_together
 from dal_jax.training.stopping import Stop
@@ -22,6 +23,8 @@ def train_and_evaluate(
     say: Callable[[str], None] = lambda line: None,
     progress: bool = False,
     profile: bool = False,
+    tensorboard: bool = False,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Trains as configured, or goes on where the same run stopped.
 
@@ -34,6 +37,8 @@ def train_and_evaluate(
       say: told in single lines what a person would want to know.
       progress: show a progress bar on standard error.
       profile: write a JAX profile of the second epoch to ``workdir/profile``.
+      tensorboard: write event files to ``workdir/tensorboard``.
+      dataset: what ``config.dataset`` names, where several runs load it once.
 
     Returns:
       The summary, as in ``summary.json``; ``{}`` where ``num_epochs`` is 0.
@@ -56,6 +61,8 @@ def train_and_evaluate(
     identity = recipe.identity_of(config)
 
     def finished_before() -> bool:
+        if tensorboard:
+            events.require()
         if not is_main_process():
             return False
         files.check(identity.values, identity.defaults, overwrite=overwrite)
@@ -66,7 +73,7 @@ def train_and_evaluate(
         return files.read_summary() or {}
     stop = stop or Stop()
     with stop.at_once(STOPPED_EARLY):
-        prepared = refuse_together(lambda: recipe.prepare(config))
+        prepared = refuse_together(lambda: recipe.prepare(config, dataset))
         objects = refuse_together(
             lambda: recipe.ingredients(config, prepared, read_weights=begins)
         )
@@ -84,6 +91,7 @@ def train_and_evaluate(
         say=say,
         progress=progress,
         profile=profile,
+        tensorboard=tensorboard,
     )
     if config.num_epochs == 0:
         say(f"prepared, not trained: see {files.noise}")

@@ -115,10 +115,11 @@ def _read_labels(
         raise InputError(f"{path} holds no labels: expected an .npy, .npz or .csv")
     optional = (columns.clean_label, "path")
     table = listing.read_table(path, (columns.label,), optional)
-    keys = {columns.label: "labels", columns.clean_label: "clean_labels"}
-    arrays: dict[str, Any] = {keys.get(name, name): x for name, x in table.items()}
-    if "path" in arrays:
-        arrays["names"] = np.array(arrays.pop("path"), object)
+    arrays: dict[str, Any] = {"labels": table[columns.label]}
+    if columns.clean_label in table:
+        arrays["clean_labels"] = table[columns.clean_label]
+    if "path" in table:
+        arrays["names"] = np.array(table["path"], object)
     return arrays
 
 
@@ -147,7 +148,7 @@ def _check_kind(arrays: dict[str, Any], path: Path) -> None:
 
 
 def _lacks(path: Any, found: str, arrays: dict[str, Any]) -> InputError:
-    there = ", ".join(arrays["there"]) or "nothing"
+    there = ", ".join(arrays.get("there", [*arrays])) or "nothing"
     return InputError(
         f"{path} has {found}, it has {there}: expected images or inputs, and labels; "
         "rename the array"

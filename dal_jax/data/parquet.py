@@ -85,7 +85,8 @@ def _require(path: Path, schema: dict[str, Any], columns: Sequence[str]) -> None
         if column not in schema:
             raise InputError(
                 f"{path} has no column {column!r}, it has {', '.join(schema)}: "
-                "expected one; rename it, or set dataset.input_columns and dataset.label_column"
+                "expected one; rename it, or set dataset.input_columns and "
+                "dataset.label_column"
             )
 
 

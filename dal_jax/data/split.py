@@ -9,6 +9,7 @@ import dataclasses
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dal_jax.errors import InputError
 
@@ -106,7 +107,7 @@ class Split:
     names: np.ndarray | None = None
     label_distributions: np.ndarray | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         def fill(field: str, value):
             object.__setattr__(self, field, value)  # the dataclass is frozen
 
@@ -157,7 +158,7 @@ class Split:
         """The dtype of the inputs."""
         return np.dtype(self.inputs.dtype)
 
-    def take(self, positions) -> "Split":
+    def take(self, positions: ArrayLike) -> "Split":
         """Returns the examples at ``positions`` (ints ``[M]``), in that order."""
         positions = np.asarray(positions, np.int64)
         if isinstance(self.inputs, np.ndarray) and self.in_memory:

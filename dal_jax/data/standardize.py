@@ -33,7 +33,7 @@ def feature_statistics(
       >>> feature_statistics(np.array([[1.0, 5.0], [3.0, 5.0]]))
       ((2.0, 5.0), (1.0, 1.0))
     """
-    count, mean, squares = 0, np.zeros(()), np.zeros(())
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
     for _, rows in blocks(inputs):
         rows = rows.reshape(-1, rows.shape[-1]).astype(np.float64)
         of_block = rows.mean(axis=0)

@@ -1,6 +1,7 @@
 """A plan's pure functions, bound to devices and data."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,13 @@ from dal_jax.seeds import jax_key
 from dal_jax.training import dynamics, mixup
 from dal_jax.training import step as steps
 from dal_jax.training.evaluation import Evaluation, make_evaluation
-from dal_jax.training.feed import Runner, epoch_order, make_runner, place_inputs
+from dal_jax.training.feed import (
+    Resident,
+    Runner,
+    epoch_order,
+    make_runner,
+    place_inputs,
+)
 from dal_jax.training.parallel import Pmap, ShardedJit, make_parallel
 from dal_jax.training.plan import Plan
 from dal_jax.training.state import TrainMetrics, TrainState
@@ -30,6 +37,8 @@ class Experiment:
       steps_per_epoch: steps in one epoch.
       init: ``() -> state``, placed on the devices.
       order: ``epoch -> positions [steps, batch]``.
+      context: what ``run_train`` takes first: the key of the augmentation. Were it a
+        constant of the compiled program, every seed would have to compile its own.
       run_train: runs rows of an order over ``(state, metrics)``.
       evaluations: by name (``train``, ``validation``, ``test``).
     """
@@ -38,6 +47,7 @@ class Experiment:
     steps_per_epoch: int
     init: Callable[[], TrainState]
     order: Callable[[int], np.ndarray]
+    context: jax.Array
     run_train: Runner
     evaluations: dict[str, Evaluation]
 
@@ -52,15 +62,6 @@ def build(plan: Plan) -> Experiment:
     parallel = make_parallel(
         options.parallel, options.batch_size, options.model_devices
     )
-    train_step = make_train_step(
-        plan, parallel.axis_name, parallel.gather, parallel.neighbours
-    )
-
-    def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
-        state, metrics = carry
-        state, of_batch = train_step(state, batch)
-        return state, metrics.merge(of_batch)
-
     init = make_init(plan)
     init_key = jax_key(plan.seeds["initialization"], "initialization")
     placed = {name: place_inputs(parallel, s) for name, s in plan.splits.items()}
@@ -69,11 +70,14 @@ def build(plan: Plan) -> Experiment:
         steps_per_epoch=plan.steps_per_epoch,
         init=lambda: parallel.init_state(init, init_key),
         order=lambda epoch: _order(plan, epoch),
+        context=parallel.place_data(
+            np.asarray(jax.random.key_data(_augmentation_key(plan)))
+        ),
         run_train=make_runner(
             parallel,
             placed["train"],
             _labels(plan.train),
-            accumulate,
+            make_accumulate(plan, parallel),
             rows=plan.steps_per_epoch,
             donate=True,
             workers=options.workers,
@@ -96,6 +100,31 @@ def _labels(split: Split) -> dict[str, np.ndarray]:
     return labels
 
 
+def make_accumulate(
+    plan: Plan, parallel: ShardedJit | Pmap
+) -> Callable[[Any, Carry, steps.Batch], Carry]:
+    """Returns the training step as a loop over batches calls it.
+
+    ``(context, (state, metrics), batch) -> (state, metrics)``, with the batch's metrics
+    added. The context is the data of the augmentation's key.
+    """
+    with_key = _step_with_key(
+        plan,
+        parallel.axis_name,
+        parallel.gather,
+        parallel.neighbours,
+        parallel.share_classes,
+    )
+
+    def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
+        train_step = with_key(augmentation_key=jax.random.wrap_key_data(context))
+        state, metrics = carry
+        state, of_batch = train_step(state, batch)
+        return state, metrics.merge(of_batch)
+
+    return accumulate
+
+
 def make_init(plan: Plan) -> Callable[[jax.Array], TrainState]:
     """Returns the plan's ``init(key) -> state``."""
 
@@ -116,21 +145,27 @@ def make_init(plan: Plan) -> Callable[[jax.Array], TrainState]:
     return init
 
 
-def make_train_step(
+def make_train_step(plan: Plan, axis_name: str | None = None) -> Callable[..., Any]:
+    """Returns the plan's pure training step."""
+    return _step_with_key(plan, axis_name)(augmentation_key=_augmentation_key(plan))
+
+
+def _step_with_key(
     plan: Plan,
-    axis_name: str | None = None,
+    axis_name: str | None,
     gather: Callable[[Any], Any] = lambda batch: batch,
     neighbours: Callable[[Any], Any] = mixup.before,
+    share_classes: Callable[[jax.Array], jax.Array] = lambda logits: logits,
 ) -> Callable[..., Any]:
-    """Returns the plan's pure training step."""
+    """Returns the plan's training step as a function of ``augmentation_key``."""
     seed, alpha = plan.seeds["augmentation"], plan.options.mixup
     num_classes = len(plan.class_names)
-    return steps.make_train_step(
+    return functools.partial(
+        steps.make_train_step,
         plan.model,
         plan.preprocess,
         plan.optimizer,
         plan.loss,
-        jax_key(seed, "augmentation"),
         phases=plan.phases,
         mixup=(
             mixup.make_mixup(alpha, jax_key(seed, "mixup"), num_classes, neighbours)
@@ -141,13 +176,18 @@ def make_train_step(
         skip_nonfinite=plan.options.on_nonfinite == "skip",
         axis_name=axis_name,
         gather=gather,
+        share_classes=share_classes,
     )
+
+
+def _augmentation_key(plan: Plan) -> jax.Array:
+    return jax_key(plan.seeds["augmentation"], "augmentation")
 
 
 def _evaluations(
     plan: Plan,
     parallel: ShardedJit | Pmap,
-    placed: dict[str, jax.Array | Split],
+    placed: dict[str, Resident | Split],
 ) -> dict[str, Evaluation]:
     eval_step = steps.make_eval_step(
         plan.model, plan.preprocess, axis_name=parallel.axis_name
@@ -166,6 +206,7 @@ def _evaluations(
             placed[name],
             plan.options.eval_batch_size,
             positions=positions[name],
+            keeps_predictions=name == plan.reported_split,
             workers=plan.options.workers,
         )
         for name, split in plan.splits.items()
