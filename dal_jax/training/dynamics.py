@@ -163,7 +163,7 @@ def observe(
       logits: floating ``[batch, K]``, as the step computed them.
       labels: the given ones, integers ``[batch]``.
       index: places in the training set, integers ``[batch]``; one that comes twice in
-        a batch is counted twice.
+        a batch is counted twice, and forgotten once.
       step: the number of the step, from 0.
       phases: from :func:`make_phases`.
       where: false for a step, or ``[batch]`` for the examples, to leave out. Logits
