@@ -184,11 +184,11 @@ def paired_p_value(
         # Differences that are equal leave no variance: the p-value is then 0.
         warnings.simplefilter("ignore", RuntimeWarning)
         if test == "t":
-            p_value = stats.ttest_1samp(differences, 0.0).pvalue
+            found: Any = stats.ttest_1samp(differences, 0.0)
         else:
             changed = differences[differences != 0]  # as Wilcoxon has it
-            p_value = stats.wilcoxon(changed, method="exact").pvalue
-    return float(p_value), count
+            found = stats.wilcoxon(changed, method="exact")
+    return float(found.pvalue), count
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

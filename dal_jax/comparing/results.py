@@ -16,7 +16,7 @@ SCORES = {
     "test_accuracy_last": "Test accuracy at the last epoch",
     "test_accuracy_mean_last_10": "Test accuracy, mean of the last ten evaluations",
 }
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 
 def write_results(
