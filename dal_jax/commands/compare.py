@@ -137,7 +137,8 @@ def _train(
     from dal_jax.comparing.progress import Progress
 
     jobs = [Job.of(study, run, values.compilation_cache) for run in left]
-    known = [row for run in runs if run not in left and (row := study.row(run))]
+    names = {run.name for run in left}
+    known = study.rows(run for run in runs if run.name not in names)
     progress = Progress(runs, known, sys.stderr)
     report = _reporter(study, left, progress)
     progress.show()
