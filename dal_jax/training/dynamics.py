@@ -62,7 +62,8 @@ class Dynamics(NamedTuple):
       leading_weights: float32 ``[N, S]``, their summed probabilities; or ``None``.
       forgetting: int32 ``[N]``, how often a right prediction became a wrong one.
       correct: bool ``[N]``, whether the last prediction was right.
-      history: uint8 ``[N, columns]``, the given label's probability in 255ths.
+      history: uint8 ``[N, columns]``, the given label's probability in 255ths, at
+        least 1; 0 where the example was not seen.
     """
 
     sums: jax.Array
@@ -99,10 +100,14 @@ def make_phases(
     # A q that is 1 from the first step passes nothing.
     passes = passed.any() and not passed[0]
     late_start = int(np.argmax(passed)) if passes else len(steps) // 2
-    epochs_per_column = -(-max(num_epochs, 1) // _MOST_COLUMNS)
     steps_per_epoch = -(-len(steps) // max(num_epochs, 1))
-    steps_per_column = epochs_per_column * steps_per_epoch
+    steps_per_column = epochs_per_column(num_epochs) * steps_per_epoch
     return Phases(late_start, steps_per_column, -(-len(steps) // steps_per_column))
+
+
+def epochs_per_column(num_epochs: int) -> int:
+    """Returns how many epochs of a run share a column of the history."""
+    return -(-max(num_epochs, 1) // _MOST_COLUMNS)
 
 
 def init(
@@ -149,6 +154,7 @@ def observe(
     phases: Phases,
     *,
     where: jax.typing.ArrayLike = True,
+    gather: Callable[[Any], Any] = lambda batch: batch,
 ) -> Dynamics:
     """Returns the dynamics with one batch added.
 
@@ -162,6 +168,8 @@ def observe(
       phases: from :func:`make_phases`.
       where: false for a step, or ``[batch]`` for the examples, to leave out. Logits
         that are not finite are left out anyway.
+      gather: gives every device the whole batch of what it is given: a few numbers an
+        example, and the log-probabilities of all classes where these are kept.
 
     Example:
       >>> phases = make_phases(total_steps=4, num_epochs=2)
@@ -182,23 +190,31 @@ def observe(
     log_given = jnp.sum(jnp.where(is_given, log_p, 0), axis=-1)
     given = jnp.exp(log_given)
     margin = log_given - jnp.max(jnp.where(is_given, -jnp.inf, log_p), axis=-1)
-    correct = margin > 0
+    numbers = jnp.stack([jnp.ones_like(given), given, margin, margin > 0], axis=-1)
+    if dynamics.log_probabilities is None:
+        predicted = jnp.argmax(log_p, axis=-1).astype(jnp.int32)
+        of_classes = predicted, jnp.exp(jnp.max(log_p, axis=-1))
+    else:
+        of_classes = log_p
+    numbers, of_classes, index, where = gather((numbers, of_classes, index, where))
+    given, correct = numbers[:, _PROBABILITY], numbers[:, _CORRECT] > 0
     late = jnp.asarray(step >= phases.late_start, jnp.int32)
     column = jnp.minimum(step // phases.steps_per_column, phases.columns - 1)
     # A row outside is dropped by every scatter below.
     row = jnp.where(where, index, dynamics.correct.shape[0])
     forgotten = dynamics.correct[index] & ~correct
-    numbers = jnp.stack([jnp.ones_like(given), given, margin, correct], axis=-1)
     if dynamics.log_probabilities is None:
-        dynamics = _follow_leading(dynamics, log_p, index, row)
+        dynamics = _follow_leading(dynamics, *of_classes, index, row)
     else:
-        sums = dynamics.log_probabilities.at[late, row].add(log_p, mode="drop")
+        sums = dynamics.log_probabilities.at[late, row].add(of_classes, mode="drop")
         dynamics = dynamics._replace(log_probabilities=sums)
-    level = jnp.round(255 * given).astype(jnp.uint8)
+    # 0 is left for columns in which an example is not seen.
+    level = jnp.clip(jnp.round(255 * given), 1, 255).astype(jnp.uint8)
     return dynamics._replace(
         sums=dynamics.sums.at[late, row].add(numbers, mode="drop"),
-        forgetting=dynamics.forgetting.at[row].add(
-            forgotten.astype(jnp.int32), mode="drop"
+        # Set and not added: an example that comes twice was forgotten once.
+        forgetting=dynamics.forgetting.at[row].set(
+            dynamics.forgetting[index] + forgotten.astype(jnp.int32), mode="drop"
         ),
         correct=dynamics.correct.at[row].set(correct, mode="drop"),
         history=dynamics.history.at[row, column].set(level, mode="drop"),
@@ -206,13 +222,16 @@ def observe(
 
 
 def _follow_leading(
-    dynamics: Dynamics, log_p: jax.Array, index: jax.Array, row: jax.Array
+    dynamics: Dynamics,
+    predicted: jax.Array,
+    probability: jax.Array,
+    index: jax.Array,
+    row: jax.Array,
 ) -> Dynamics:
     # Space-saving counters (Metwally et al., 2005): a class that has no slot takes over
     # the lightest one, its weight included, so no leading class is lost.
     assert dynamics.leading_classes is not None
     assert dynamics.leading_weights is not None
-    predicted = jnp.argmax(log_p, axis=-1).astype(jnp.int32)
     classes, weights = dynamics.leading_classes[index], dynamics.leading_weights[index]
     same = classes == predicted[:, None]
     slot = jnp.where(
@@ -223,7 +242,7 @@ def _follow_leading(
             predicted, mode="drop"
         ),
         leading_weights=dynamics.leading_weights.at[row, slot].add(
-            jnp.exp(jnp.max(log_p, axis=-1)), mode="drop"
+            probability, mode="drop"
         ),
     )
 
@@ -237,7 +256,8 @@ def summary(dynamics: Dynamics) -> dict[str, np.ndarray]:
       By name: ``num_seen``, ``num_correct``, ``forgetting_events`` int32 ``[N]``;
       ``mean_given_probability``, ``mean_margin``, ``late_mean_given_probability``,
       ``late_mean_margin`` float32 ``[N]``; ``late_predicted_class`` int32 ``[N]``;
-      ``history`` uint8 ``[N, columns]``, the given label's probability in 255ths; and
+      ``history`` uint8 ``[N, columns]``, the given label's probability in 255ths (in
+      a column without the example, that of the column before); and
       ``mean_log_probability``, ``early_mean_log_probability`` float32 ``[N, K]``, or
       where those don't fit ``leading_classes`` int32 and ``leading_weights`` float32
       ``[N, S]``, heaviest first.
@@ -253,7 +273,7 @@ def summary(dynamics: Dynamics) -> dict[str, np.ndarray]:
         "mean_margin": _mean(both[:, _MARGIN], both),
         "late_mean_given_probability": _mean(late[:, _PROBABILITY], late),
         "late_mean_margin": _mean(late[:, _MARGIN], late),
-        "history": host.history,
+        "history": _filled(host.history),
     }
     if host.log_probabilities is None:
         order = np.argsort(-host.leading_weights, axis=1, kind="stable")
@@ -270,6 +290,18 @@ def summary(dynamics: Dynamics) -> dict[str, np.ndarray]:
         "mean_log_probability": _mean(early_log_p + late_log_p, both),
         "early_mean_log_probability": _mean(early_log_p, early),
     }
+
+
+def _filled(history: np.ndarray) -> np.ndarray:
+    """Fills columns in which an example was not seen, but for those still to come."""
+    history = history.copy()
+    last = int(np.max(np.flatnonzero(history.any(axis=0)), initial=0))
+    for columns in (range(1, last + 1), range(last - 1, -1, -1)):
+        for column in columns:
+            other = history[:, column + (1 if columns.step < 0 else -1)]
+            unseen = history[:, column] == 0
+            history[unseen, column] = other[unseen]
+    return history
 
 
 def _mean(total: np.ndarray, sums: np.ndarray) -> np.ndarray:

@@ -9,11 +9,18 @@ import jax
 import numpy as np
 
 from dal_jax.data import Split
+from dal_jax.data.balance import balanced_order
 from dal_jax.seeds import jax_key
-from dal_jax.training import dynamics
+from dal_jax.training import dynamics, mixup
 from dal_jax.training import step as steps
 from dal_jax.training.evaluation import Evaluation, make_evaluation
-from dal_jax.training.feed import Runner, epoch_order, make_runner, place_inputs
+from dal_jax.training.feed import (
+    Resident,
+    Runner,
+    epoch_order,
+    make_runner,
+    place_inputs,
+)
 from dal_jax.training.parallel import Pmap, ShardedJit, make_parallel
 from dal_jax.training.plan import Plan
 from dal_jax.training.state import TrainMetrics, TrainState
@@ -55,14 +62,6 @@ def build(plan: Plan) -> Experiment:
     parallel = make_parallel(
         options.parallel, options.batch_size, options.model_devices
     )
-    with_key = _step_with_key(plan, parallel.axis_name, parallel.gather)
-
-    def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
-        train_step = with_key(augmentation_key=jax.random.wrap_key_data(context))
-        state, metrics = carry
-        state, of_batch = train_step(state, batch)
-        return state, metrics.merge(of_batch)
-
     init = make_init(plan)
     init_key = jax_key(plan.seeds["initialization"], "initialization")
     placed = {name: place_inputs(parallel, s) for name, s in plan.splits.items()}
@@ -70,23 +69,60 @@ def build(plan: Plan) -> Experiment:
         parallel=parallel,
         steps_per_epoch=plan.steps_per_epoch,
         init=lambda: parallel.init_state(init, init_key),
-        order=lambda epoch: epoch_order(
-            plan.seeds["data_order"], epoch, len(plan.train), options.batch_size
-        ),
+        order=lambda epoch: _order(plan, epoch),
         context=parallel.place_data(
             np.asarray(jax.random.key_data(_augmentation_key(plan)))
         ),
         run_train=make_runner(
             parallel,
             placed["train"],
-            {"labels": plan.train.labels},
-            accumulate,
+            _labels(plan.train),
+            make_accumulate(plan, parallel),
             rows=plan.steps_per_epoch,
             donate=True,
             workers=options.workers,
         ),
         evaluations=_evaluations(plan, parallel, placed),
     )
+
+
+def _order(plan: Plan, epoch: int) -> np.ndarray:
+    seed, batch = plan.seeds["data_order"], plan.options.batch_size
+    if plan.options.balance is None:
+        return epoch_order(seed, epoch, len(plan.train), batch)
+    return balanced_order(seed, epoch, plan.train.labels, batch)
+
+
+def _labels(split: Split) -> dict[str, np.ndarray]:
+    labels = {"labels": split.labels}
+    if split.label_distributions is not None:
+        labels["label_distributions"] = split.label_distributions
+    return labels
+
+
+def make_accumulate(
+    plan: Plan, parallel: ShardedJit | Pmap
+) -> Callable[[Any, Carry, steps.Batch], Carry]:
+    """Returns the training step as a loop over batches calls it.
+
+    ``(context, (state, metrics), batch) -> (state, metrics)``, with the batch's metrics
+    added. The context is the data of the augmentation's key.
+    """
+    with_key = _step_with_key(
+        plan,
+        parallel.axis_name,
+        parallel.gather,
+        parallel.neighbours,
+        parallel.share_classes,
+    )
+
+    def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
+        train_step = with_key(augmentation_key=jax.random.wrap_key_data(context))
+        state, metrics = carry
+        state, of_batch = train_step(state, batch)
+        return state, metrics.merge(of_batch)
+
+    return accumulate
 
 
 def make_init(plan: Plan) -> Callable[[jax.Array], TrainState]:
@@ -118,8 +154,12 @@ def _step_with_key(
     plan: Plan,
     axis_name: str | None,
     gather: Callable[[Any], Any] = lambda batch: batch,
+    neighbours: Callable[[Any], Any] = mixup.before,
+    share_classes: Callable[[jax.Array], jax.Array] = lambda logits: logits,
 ) -> Callable[..., Any]:
     """Returns the plan's training step as a function of ``augmentation_key``."""
+    seed, alpha = plan.seeds["augmentation"], plan.options.mixup
+    num_classes = len(plan.class_names)
     return functools.partial(
         steps.make_train_step,
         plan.model,
@@ -127,10 +167,16 @@ def _step_with_key(
         plan.optimizer,
         plan.loss,
         phases=plan.phases,
+        mixup=(
+            mixup.make_mixup(alpha, jax_key(seed, "mixup"), num_classes, neighbours)
+            if alpha
+            else None
+        ),
         ema_decay=plan.options.ema_decay,
         skip_nonfinite=plan.options.on_nonfinite == "skip",
         axis_name=axis_name,
         gather=gather,
+        share_classes=share_classes,
     )
 
 
@@ -141,7 +187,7 @@ def _augmentation_key(plan: Plan) -> jax.Array:
 def _evaluations(
     plan: Plan,
     parallel: ShardedJit | Pmap,
-    placed: dict[str, jax.Array | Split],
+    placed: dict[str, Resident | Split],
 ) -> dict[str, Evaluation]:
     eval_step = steps.make_eval_step(
         plan.model, plan.preprocess, axis_name=parallel.axis_name
@@ -160,6 +206,7 @@ def _evaluations(
             placed[name],
             plan.options.eval_batch_size,
             positions=positions[name],
+            keeps_predictions=name == plan.reported_split,
             workers=plan.options.workers,
         )
         for name, split in plan.splits.items()

@@ -1,22 +1,24 @@
-"""Devices, meshes and maps: the only file that knows them.
+"""Devices, meshes and maps, which no other file knows.
 
-Two ways to run the same pure step on many devices. :class:`ShardedJit` (the default)
-lets ``jax.jit`` partition one program over a mesh whose ``data`` axis shares the batch
-and whose optional ``model`` axis shares the classes; the program reads as if there
-were one device, batch norm included. :class:`Pmap` replicates the state and maps the
-step over the devices, which then speak through ``axis_name``.
+There are two ways to run the same pure step on many devices. :class:`ShardedJit` (the
+default) lets ``jax.jit`` partition one program over a mesh whose ``data`` axis shares
+the batch and whose optional ``model`` axis shares the classes; the program reads as if
+there were one device, batch norm included. :class:`Pmap` replicates the state and maps
+the step over the devices, which then speak through ``axis_name``.
 
 Both place the same values: a *state* (replicated, donated), *data* (replicated), an
 *order* ``[steps, batch]`` and a *batch* ``[batch, ...]`` (shared over the devices).
 Every process holds the whole order and computes with its own share of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import eval_jaxpr
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -35,11 +37,11 @@ def axis_name(mode: str) -> str | None:
 def make_parallel(
     mode: str, batch_size: int, model_devices: int = 1
 ) -> "ShardedJit | Pmap":
-    """Returns the way to run on all devices of all processes.
+    """Returns what runs a step on all devices of all processes.
 
     Args:
       mode: ``"jit"`` or ``"pmap"``.
-      batch_size: the global one, a multiple of the number of devices that share it.
+      batch_size: over all devices, a multiple of the number of devices.
       model_devices: devices that share the class axis of the last layer (``jit``).
 
     Raises:
@@ -57,12 +59,11 @@ def make_parallel(
             f"model_devices={model_devices} does not fit: expected a divisor of the "
             f"{devices} devices, and parallel=jit; set --config.model_devices=1"
         )
-    sharing = devices // model_devices
-    if batch_size % sharing:
+    if batch_size % devices:
         raise InputError(
-            f"batch_size={batch_size} cannot be shared by {sharing} devices: expected "
-            f"a multiple of {sharing}; set --config.batch_size"
-            f"={-(-batch_size // sharing) * sharing}"
+            f"batch_size={batch_size} cannot be shared by {devices} devices: expected "
+            f"a multiple of {devices}; set --config.batch_size"
+            f"={-(-batch_size // devices) * devices}"
         )
     return Pmap() if mode == "pmap" else ShardedJit(model_devices)
 
@@ -72,11 +73,15 @@ class ShardedJit:
 
     axis_name = None
 
-    def __init__(self, model_devices: int = 1):
-        devices = np.array(jax.devices()).reshape(-1, model_devices)
+    def __init__(self, model_devices: int = 1, devices: Sequence[Any] | None = None):
+        """Takes all devices there are, or those of another machine to compile for."""
+        grid = np.array(devices or jax.devices()).reshape(-1, model_devices)
         # Auto axes: with Explicit ones gradients of sharded gathers fail on jax 0.12.
-        self._mesh = Mesh(devices, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+        self._mesh = Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
         self._replicated = NamedSharding(self._mesh, P())
+        # Devices that share the classes share the batch too: all before the last layer
+        # is then computed once, and between them travel its inputs.
+        self._of_batch = P(("data", "model"))
 
     def place_state(self, tree: PyTree) -> PyTree:
         """Puts host values on the devices, in buffers that may be donated."""
@@ -93,8 +98,9 @@ class ShardedJit:
 
     def init_state(self, init: Callable[..., PyTree], *args: Any) -> PyTree:
         """Runs ``init`` with its result laid out as a state."""
-        shardings = self._shardings(jax.eval_shape(init, *args))
-        return jax.jit(init, out_shardings=shardings)(*args)
+        init, held = _without_arrays(init, *args)
+        shardings = self._shardings(jax.eval_shape(init, held, *args))
+        return jax.jit(init, out_shardings=shardings)(held, *args)
 
     def stored_state(self, state: PyTree) -> PyTree:
         """Returns a state in the form that is checkpointed: one copy of each array."""
@@ -106,22 +112,34 @@ class ShardedJit:
 
     def place_order(self, order: np.ndarray) -> jax.Array:
         """Shares an order ``[steps, batch]`` over the devices by its batch axis."""
-        return _put(order, NamedSharding(self._mesh, P(None, "data")))
+        return _put(order, NamedSharding(self._mesh, P(None, *self._of_batch)))
 
     def place_batch(self, local: PyTree) -> PyTree:
         """Makes a batch of this process's share, ``[batch / processes, ...]``."""
-        sharding = NamedSharding(self._mesh, P("data"))
+        sharding = NamedSharding(self._mesh, self._of_batch)
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(sharding, x), local
         )
 
     def constrain_batch(self, batch: PyTree) -> PyTree:
         """Inside a compiled function: keeps a batch shared over the devices."""
-        return lax.with_sharding_constraint(batch, NamedSharding(self._mesh, P("data")))
+        sharding = NamedSharding(self._mesh, self._of_batch)
+        return lax.with_sharding_constraint(batch, sharding)
 
     def gather(self, batch: PyTree) -> PyTree:
         """Inside a compiled function: gives every device the whole batch."""
         return lax.with_sharding_constraint(batch, self._replicated)
+
+    def neighbours(self, batch: PyTree) -> PyTree:
+        """Inside a compiled function: the example before each; the last is first."""
+        return jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), batch)
+
+    def share_classes(self, logits: jax.Array) -> jax.Array:
+        """Inside a compiled function: leaves logits where their classes are."""
+        if not self._splits(logits):
+            return logits
+        axes = ("data", *(None,) * (logits.ndim - 2), "model")
+        return lax.with_sharding_constraint(logits, NamedSharding(self._mesh, P(*axes)))
 
     def compile(
         self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False
@@ -145,12 +163,16 @@ class ShardedJit:
 
         def of_leaf(path: Any, leaf: Any) -> NamedSharding:
             in_head = any(_key_name(key) == "head" for key in path)
-            shared = in_head and leaf.shape[-1:] != ()
-            shared = shared and leaf.shape[-1] % self._mesh.shape["model"] == 0
+            shared = in_head and self._splits(leaf)
             axes = (*(None,) * (leaf.ndim - 1), "model") if shared else ()
             return NamedSharding(self._mesh, P(*axes))
 
         return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+    def _splits(self, array: Any) -> bool:
+        """Whether the last axis of an array divides by the devices that share it."""
+        sharing = self._mesh.shape["model"]
+        return sharing > 1 and array.ndim > 0 and array.shape[-1] % sharing == 0
 
 
 class Pmap:
@@ -177,7 +199,8 @@ class Pmap:
 
     def init_state(self, init: Callable[..., PyTree], *args: Any) -> PyTree:
         """Runs ``init`` once and replicates its result."""
-        return self.place_state(jax.device_get(jax.jit(init)(*args)))
+        init, held = _without_arrays(init, *args)
+        return self.place_state(jax.device_get(jax.jit(init)(held, *args)))
 
     def stored_state(self, state: PyTree) -> PyTree:
         """Returns a state in the form that is checkpointed: one copy of each array."""
@@ -215,6 +238,21 @@ class Pmap:
         """Inside a compiled function: gives every device the whole batch."""
         return lax.all_gather(batch, self.axis_name, tiled=True)
 
+    def neighbours(self, batch: PyTree) -> PyTree:
+        """Inside a compiled function: the example before each; the last is first."""
+        devices = jax.device_count()
+        ring = [(device, (device + 1) % devices) for device in range(devices)]
+
+        def leaf(x: jax.Array) -> jax.Array:
+            last = lax.ppermute(x[-1:], self.axis_name, ring)
+            return jnp.concatenate([last, x[:-1]])
+
+        return jax.tree.map(leaf, batch)
+
+    def share_classes(self, logits: jax.Array) -> jax.Array:
+        """Inside a compiled function: every device has all classes."""
+        return logits
+
     def compile(
         self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False
     ) -> Callable[..., PyTree]:
@@ -250,6 +288,23 @@ def _put(value: Any, sharding: NamedSharding) -> jax.Array:
         return value
     host = np.asarray(value)
     return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
+
+
+def _without_arrays(
+    function: Callable[..., PyTree], *args: Any
+) -> tuple[Callable[..., PyTree], list[jax.Array]]:
+    """Returns a function that takes the arrays it holds first, and these arrays.
+
+    The compiler would copy them into its program: weights from a file are hundreds of
+    megabytes, which a compilation cache would then keep.
+    """
+    closed, result = jax.make_jaxpr(function, return_shape=True)(*args)
+
+    def run(held: list[jax.Array], *args: Any) -> PyTree:
+        leaves = eval_jaxpr(closed.jaxpr, held, *jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(result), leaves)
+
+    return run, closed.consts
 
 
 def _copy(tree: PyTree) -> PyTree:
