@@ -54,7 +54,7 @@ def _by_chance(run: ReportedRun) -> Iterator[Remark]:
     if seen is None or not len(seen.label):
         return
     # The class that is most frequent is right so often, whatever the input.
-    chance = np.bincount(seen.label[seen.label >= 0]).max(initial=0) / len(seen.label)
+    chance = np.bincount(seen.label).max() / len(seen.label)
     accuracy = float(seen.correct.mean())
     spread = 2 * np.sqrt(chance * (1 - chance) / len(seen.label))
     if accuracy <= chance + spread:
@@ -70,8 +70,7 @@ def _never_predicted(run: ReportedRun) -> Iterator[Remark]:
     seen = run.predicted
     if seen is None:
         return
-    known = seen.label[seen.label >= 0]
-    missing = np.setdiff1d(known, seen.predicted)
+    missing = np.setdiff1d(seen.label, seen.predicted)
     if len(missing):
         named = ", ".join(str(run.class_names[k]) for k in missing[:5])
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""

@@ -98,7 +98,7 @@ def _sizes(run: ReportedRun) -> Table:
         title,
         headings,
         [
-            [run.class_names[k], *(column[k].item() for column in columns)]
+            [str(run.class_names[k]), *(column[k].item() for column in columns)]
             for k in order[:_MOST_CLASSES].tolist()
         ],
         folded=len(order) > 20,
