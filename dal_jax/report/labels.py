@@ -18,7 +18,8 @@ from dal_jax.reporting.report import (
 )
 from dal_jax.training.dynamics import epochs_per_column
 
-_BINS = 20
+# Of the 256 levels each bin has as many, or a flat spread would look notched.
+_BINS = 16
 # A table of more classes than this is no longer read.
 _MOST_CLASSES = 100
 _AUDIT = "label_issues.html"
@@ -49,7 +50,7 @@ def noise(run: ReportedRun) -> list[Any]:
             Matrix(
                 "Given labels by true class",
                 "Of the examples that truly are of the class of a row, the percentage "
-                "that is labelled as the class of each column. Grey are right labels.",
+                "that is labelled as the class of each column.",
                 record.transition_matrix,
                 run.class_names,
                 "true",
@@ -222,5 +223,4 @@ def _moments(run: ReportedRun, history: np.ndarray) -> list[tuple[int, str]]:
 
 def _counts(levels: np.ndarray) -> np.ndarray:
     """Returns how many 255ths fall into each of equal parts of [0, 1]."""
-    bins = np.minimum(levels.astype(np.int64) * _BINS // 255, _BINS - 1)
-    return np.bincount(bins, minlength=_BINS)
+    return np.bincount(levels // (256 // _BINS), minlength=_BINS)

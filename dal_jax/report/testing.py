@@ -45,7 +45,7 @@ def blocks(run: ReportedRun) -> list[Any]:
             Matrix(
                 "Confusion matrix",
                 "Of the examples with the label of a row, the percentage that is "
-                "predicted as the class of each column. Grey are right predictions.",
+                "predicted as the class of each column.",
                 shares,
                 run.class_names,
                 "label",
