@@ -88,9 +88,7 @@ def make_accumulate(
     ``(context, (state, metrics), batch) -> (state, metrics)``, with the batch's metrics
     added.
     """
-    train_step = make_train_step(
-        plan, parallel.axis_name, parallel.gather, parallel.share_classes
-    )
+    train_step = make_train_step(plan, parallel.axis_name, parallel.gather)
 
     def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
         del context
@@ -125,7 +123,6 @@ def make_train_step(
     plan: Plan,
     axis_name: str | None = None,
     gather: Callable[[Any], Any] = lambda batch: batch,
-    share_classes: Callable[[jax.Array], jax.Array] = lambda logits: logits,
 ) -> Callable[..., Any]:
     """Returns the plan's pure training step."""
     return steps.make_train_step(
@@ -139,7 +136,6 @@ def make_train_step(
         skip_nonfinite=plan.options.on_nonfinite == "skip",
         axis_name=axis_name,
         gather=gather,
-        share_classes=share_classes,
     )
 
 

@@ -127,13 +127,6 @@ class ShardedJit:
         """Inside a compiled function: gives every device the whole batch."""
         return lax.with_sharding_constraint(batch, self._replicated)
 
-    def share_classes(self, logits: jax.Array) -> jax.Array:
-        """Inside a compiled function: leaves logits where their classes are."""
-        if not self._splits(logits):
-            return logits
-        axes = ("data", *(None,) * (logits.ndim - 2), "model")
-        return lax.with_sharding_constraint(logits, NamedSharding(self._mesh, P(*axes)))
-
     def compile(
         self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False
     ) -> Callable[..., PyTree]:
@@ -156,16 +149,12 @@ class ShardedJit:
 
         def of_leaf(path: Any, leaf: Any) -> NamedSharding:
             in_head = any(_key_name(key) == "head" for key in path)
-            shared = in_head and self._splits(leaf)
+            shared = in_head and leaf.shape[-1:] != ()
+            shared = shared and leaf.shape[-1] % self._mesh.shape["model"] == 0
             axes = (*(None,) * (leaf.ndim - 1), "model") if shared else ()
             return NamedSharding(self._mesh, P(*axes))
 
         return jax.tree_util.tree_map_with_path(of_leaf, tree)
-
-    def _splits(self, array: Any) -> bool:
-        """Whether the last axis of an array divides by the devices that share it."""
-        sharing = self._mesh.shape["model"]
-        return sharing > 1 and array.ndim > 0 and array.shape[-1] % sharing == 0
 
 
 class Pmap:
@@ -229,10 +218,6 @@ class Pmap:
     def gather(self, batch: PyTree) -> PyTree:
         """Inside a compiled function: gives every device the whole batch."""
         return lax.all_gather(batch, self.axis_name, tiled=True)
-
-    def share_classes(self, logits: jax.Array) -> jax.Array:
-        """Inside a compiled function: every device has all classes."""
-        return logits
 
     def compile(
         self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False
