@@ -1,7 +1,7 @@
 """Language models trained on text with wrong tokens: curves, three seeds.
 
     python benchmarks/language_model.py [--wrong=0.2,0.4] [--seeds=3]
-        [--tokens=200000] [--out=benchmarks/results/language_model]
+        [--tokens=100000] [--out=benchmarks/results/language_model]
         [--figure=docs/language_model.png]
 
 Every run is one of ``examples/language_model.py``: cross entropy, Dynamics-Aware Loss
@@ -67,7 +67,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--wrong", default="0.2,0.4", help="shares of wrong tokens")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=200_000, help="of a run")
+    parser.add_argument("--tokens", type=int, default=100_000, help="of a run")
     parser.add_argument("--out", default="benchmarks/results/language_model")
     parser.add_argument("--figure", default="docs/language_model.png")
     return parser.parse_args()

@@ -11,7 +11,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -112,7 +112,8 @@ def place_inputs(parallel: ShardedJit | Pmap, split: Split) -> Resident | Split:
     """Returns a split's inputs on the devices, or the split where they must stream."""
     if not split.in_memory:
         return split
-    flat = np.reshape(split.inputs, (len(split), math.prod(split.input_shape)))
+    inputs = cast(np.ndarray, split.inputs)
+    flat = inputs.reshape(len(split), math.prod(split.input_shape))
     return Resident(parallel.place_data(flat), split.input_shape)
 
 
