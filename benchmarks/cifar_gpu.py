@@ -9,11 +9,11 @@ the matrix peak, host time per step, against the plain PyTorch loop and against
 torch.compile with channels-last and bfloat16 (see benchmarks/training.py).
 ``recipe``: 150 epochs on the released symmetric, asymmetric and instance-dependent 40 %
 labels, found as ``symmetric/cifar10_40.npy`` and so on below ``--labels_dir``, with
-cross entropy and Dynamics-Aware Loss; the same command goes on where it stopped (see
-benchmarks/study.py). What is measured is printed, and written to ``speed.json`` and
-``recipe.json`` with ``.md`` beside them in the workdir. JAX takes most of a GPU's
-memory for itself; XLA_PYTHON_CLIENT_PREALLOCATE=false leaves some to
-PyTorch.
+cross entropy and Dynamics-Aware Loss, one run after the other as ``dal-jax compare``
+does it; the same command goes on where it stopped. What is measured is printed, and
+written to ``speed.json`` and ``recipe.json`` with ``.md`` beside them in the workdir.
+JAX takes most of a GPU's memory for itself; XLA_PYTHON_CLIENT_PREALLOCATE=false leaves
+some to PyTorch.
 """
 
 import dataclasses
@@ -23,11 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import machine
-import study
 import training
 from absl import flags
 
 from dal_jax import cli
+from dal_jax.comparing import plan
+from dal_jax.comparing.engine_local import run_local
+from dal_jax.comparing.job import Job
+from dal_jax.comparing.results import write_results
+from dal_jax.comparing.study import Study
 from dal_jax.config import TrainConfig
 from dal_jax.errors import InputError, unknown_name
 
@@ -71,13 +75,18 @@ def train_recipe(
                 f"no label file {path}: expected those released with the method; "
                 "set --labels_dir to the directory that holds symmetric/"
             )
-    noises = [study.Noise("file", path=str(path)) for path in paths]
-    runs = study.run_study(config, loss_names, noises, range(seeds), workdir, _say)
-    return {"runs": runs}, study.format_details(runs)
+    noises = [plan.Noise("file", path=str(path)) for path in paths]
+    runs = plan.make_plan(config, loss_names, noises, range(seeds))
+    study = Study(workdir / "comparison")
+    plan.check_data(run for run in runs if not study.finished(run.name))
+    study.begin(config)
 
+    def report(job: Job, outcome: str) -> None:
+        print(f"{job.name}: {outcome}", file=sys.stderr, flush=True)
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    left = [Job.of(study, run) for run in runs if not study.finished(run.name)]
+    run_local(left, 1, report, lambda: None)
+    return {"runs": study.rows(runs)}, write_results(study, runs, [])
 
 
 def _define_flags(values: flags.FlagValues) -> None:
@@ -134,4 +143,10 @@ def _main(config: TrainConfig, values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    study.run_command(_main, _define_flags, __doc__)
+    from dal_jax.training import Interrupted
+
+    cli.quiet()
+    try:
+        cli.run_command(_main, _define_flags, description=__doc__)
+    except Interrupted as error:
+        cli.end(error, 128 + error.signal_number)

@@ -141,6 +141,7 @@ def compile_step(
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     batch, shared = plan.options.batch_size, parallel._of_batch
+    key = placed(jax.random.key_data(jax.random.key(0)).shape, jnp.uint32)
     if case.streamed:
         program = programs.batch_program(parallel, function, donate=True)
         of_batch = {
@@ -148,7 +149,7 @@ def compile_step(
             "labels": placed((batch,), jnp.int32, *shared),
             "position": placed((batch,), jnp.int32, *shared),
         }
-        arguments = carry, (), of_batch
+        arguments = carry, key, of_batch
     else:
         program = programs.rows_program(
             parallel, function, ROWS, plan.train.input_shape, donate=True
@@ -160,7 +161,7 @@ def compile_step(
         order = placed(
             (max(plan.steps_per_epoch, ROWS), batch), jnp.int32, None, *shared
         )
-        arguments = carry, (), resident, order, placed((), jnp.int32)
+        arguments = carry, key, resident, order, placed((), jnp.int32)
     return program.lower(*arguments).compile(compiler_options=options or None)
 
 

@@ -48,3 +48,12 @@ def get_config() -> TrainConfig:
         num_epochs=150,
         batch_size=128,
     )
+
+
+def get_sweeps() -> dict[str, tuple[str, ...]]:
+    """Returns sweeps for ``dal-jax compare --sweep=NAME``."""
+    return {
+        "q": ("loss.q_start:0.2,0.4,0.6,0.8", "loss.q_end:1.2,1.5,2,3"),
+        # The hyper-parameters that were published for each data set.
+        "presets": ("loss.preset:cifar10,cifar100,webvision",),
+    }

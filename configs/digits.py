@@ -32,3 +32,8 @@ def get_config() -> TrainConfig:
         num_epochs=60,
         batch_size=64,
     )
+
+
+def get_sweeps() -> dict[str, tuple[str, ...]]:
+    """Returns sweeps for ``dal-jax compare --sweep=NAME``."""
+    return {"q": ("loss.q_start:0.2,0.4,0.6,0.8", "loss.q_end:1.2,1.5,2,3")}

@@ -57,3 +57,12 @@ def get_config() -> TrainConfig:
         # An evaluation decodes the training images once more.
         eval_every=5,
     )
+
+
+def get_sweeps() -> dict[str, tuple[str, ...]]:
+    """Returns sweeps for ``dal-jax compare --sweep=NAME``."""
+    return {
+        "q": ("loss.q_start:0.2,0.4,0.6,0.8", "loss.q_end:1.2,1.5,2,3"),
+        # The hyper-parameters that were published for each data set.
+        "presets": ("loss.preset:cifar10,cifar100,webvision",),
+    }

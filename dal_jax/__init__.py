@@ -4,7 +4,7 @@ This module and the losses import only jax, numpy and chex. Import the trainer
 (``dal_jax.training``), the data sources and the models by name.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dal_jax import losses
 from dal_jax.losses.dal import dal_loss, dal_objective
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     import importlib
 
     if name == "noise":

@@ -65,9 +65,14 @@ def run_command(
         end(RuntimeError("interrupted"), 130)
 
 
+def config_file(values: flags.FlagValues) -> Path:
+    """Returns the configuration file."""
+    return Path(config_flags.get_config_filename(values["config"]))
+
+
 def config_name(values: flags.FlagValues) -> str:
     """Returns the configuration file's name without its ending."""
-    return Path(config_flags.get_config_filename(values["config"])).stem
+    return config_file(values).stem
 
 
 def end(error: Exception, status: int) -> typing.NoReturn:
@@ -172,7 +177,7 @@ def _loss_value(field: str, text: str) -> Any:
 
 def _cannot_be_none(field: str, kind: Any) -> InputError:
     return InputError(
-        f"config field {field!r} cannot be None: expected {_type_name(kind)}; "
+        f"config field {field!r} cannot be None: expected {type_name(kind)}; "
         "give a value"
     )
 
@@ -248,7 +253,18 @@ def _leaf_fields(kind: type, prefix: str = "") -> list[tuple[str, Any]]:
     return leaves
 
 
-def _type_name(annotation: Any) -> str:
+def fields() -> dict[str, Any]:
+    """Returns every field of a configuration with its type, None for a loss's own.
+
+    Example:
+      >>> fields()["num_epochs"], fields()["loss.q_end"]
+      (<class 'int'>, None)
+    """
+    return dict(_leaf_fields(TrainConfig)) | dict.fromkeys(_loss_fields())
+
+
+def type_name(annotation: Any) -> str:
+    """Returns how help and errors name a field's type."""
     return getattr(annotation, "__name__", str(annotation))
 
 
@@ -263,7 +279,7 @@ def _print_help(
     print(values.get_help("  ", include_special_flags=False).strip("\n"))
     print("\nFields, each set by --config.FIELD=VALUE:")
     for name, kind in _leaf_fields(TrainConfig):
-        print(f"  {name}: {_type_name(kind)}")
+        print(f"  {name}: {type_name(kind)}")
     for name, users in _loss_fields().items():
         print(f"  {name}: {users}")
 

@@ -24,10 +24,19 @@ class DatasetConfig:
     data_dir: str | None = None  # tensorflow-datasets directory, or the images' root
     train_split: str = "train"  # name: tfds
     test_split: str = "test"
-    train_path: str | None = None  # arrays: .npz; list: CSV; folder: directory
+    # arrays: .npz, .npy or .parquet; list: CSV; folder: directory
+    train_path: str | None = None
     test_path: str | None = None
-    label_column: str = "label"  # name: list
+    train_labels: str | None = None  # arrays: .npy, .npz or CSV, if not in train_path
+    test_labels: str | None = None
+    input_columns: str | None = None  # .parquet: one of lists, or "age,height"
+    label_column: str = "label"  # of CSV and .parquet
     clean_label_column: str = "clean_label"
+    label_columns: str | None = None  # list: a column an annotator, "ann,ben,cleo"
+    annotators_path: str | None = None  # .npy [examples, annotators], -1 for none
+    annotators: str = "majority"  # majority | distribution: what the loss is given
+    balance: str | None = None  # classes: each comes equally often, by given labels
+    standardize: bool = False  # inputs but images, by the training set's statistics
     max_classes: int | None = None  # keep the first classes only (mini-WebVision: 50)
     train_size: int | None = None  # a fixed-seed subset of so many training examples
     test_size: int | None = None
@@ -103,6 +112,13 @@ class ModelConfig:
     name: str = "cnn"  # any of dal_jax.models.names()
     channels: tuple[int, ...] = (32, 64)  # cnn
     hidden: tuple[int, ...] = (128,)  # mlp, and the cnn's dense layers
+    layer_norm: bool = False  # mlp
+    dropout: float = 0.0  # mlp; the share of hidden units left out
+    small_images: bool | None = None  # resnet: 3x3 stem; None: as weights, or its own
+    remat: bool = False  # resnet and vit: more time, less memory
+    weights: str | None = None  # a .safetensors file to start from
+    weights_sha256: str | None = None  # of that file; a run fills it in
+    freeze: str | None = None  # backbone: only the last layer learns
 
 
 @dataclasses.dataclass
@@ -113,8 +129,13 @@ class AugmentationConfig:
     random_resized_crop: int | None = None  # side of the result; also centre-crops eval
     flip: bool = False
     color_jitter: tuple[float, ...] = ()  # brightness, contrast, saturation, hue
-    mean: tuple[float, ...] = ()  # of [0, 1] pixels; empty: of the training images
+    random_crop: int | None = None  # side of a crop without padding; centre-crops eval
+    random_erasing: float = 0.0  # probability that a rectangle is erased
+    mixup: float = 0.0  # alpha of the Beta distribution; 0 mixes nothing
+    # Of [0, 1] pixels; empty: what the weights expect, or of the training images.
+    mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    normalization: str | None = None  # imagenet | inception, in place of mean and std
 
 
 @dataclasses.dataclass
@@ -130,11 +151,14 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     decay_vectors: bool = True  # biases and normalisation decay too
     ema_decay: float | None = None  # average of the parameters, used to evaluate
-    schedule: str = "cosine"  # cosine | exponential | constant
+    schedule: str = "cosine"  # cosine | exponential | step | constant
     per_epoch: bool = False  # hold the learning rate within an epoch
-    decay_rate: float = 0.97  # schedule exponential: factor an epoch
+    decay_rate: float = 0.97  # schedules exponential and step: the factor
+    decay_epochs: tuple[float, ...] = ()  # schedule step: when it decays
     warmup_epochs: float = 0.0
     clip_norm: float | None = None  # global norm of the gradient
+    backbone_rate: float = 1.0  # times the learning rate, below the last layer
+    head_epochs: float = 0.0  # the last layer learns alone for so long
 
 
 @dataclasses.dataclass

@@ -1,11 +1,14 @@
-"""Files that are either complete or absent, even after a power failure."""
+"""Files that are complete or absent, even after a power failure, and only files."""
 
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+from dal_jax.errors import InputError
 
 # Errors of file systems that cannot sync a directory; they order renames themselves.
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)
@@ -64,3 +67,36 @@ def sync_directory(path: str | os.PathLike[str]) -> None:
             raise
     finally:
         os.close(directory)
+
+
+def require_file(path: str | os.PathLike[str], expected: str) -> Path:
+    """Returns the path of a regular file, ``~`` expanded.
+
+    Opening a named pipe would wait until somebody writes to it, and a device may do
+    anything.
+
+    Args:
+      path: of the file.
+      expected: what it should be, for the message.
+
+    Raises:
+      InputError: there is nothing, or it is no regular file.
+
+    Example:
+      >>> require_file("/dev/null", "an .npy")
+      Traceback (most recent call last):
+      dal_jax.errors.InputError: /dev/null is no regular file: expected an .npy; check
+      the path
+    """
+    path = Path(path).expanduser()
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        raise InputError(
+            f"there is no file {path}: expected {expected}; check the path"
+        ) from None
+    if not stat.S_ISREG(mode):
+        raise InputError(
+            f"{path} is no regular file: expected {expected}; check the path"
+        )
+    return path

@@ -76,12 +76,7 @@ def load(
       [0, 1, 1]
     """
     run = FinishedRun(workdir)
-    form = InputForm(
-        tuple(run.inputs["input_shape"]),
-        np.dtype(run.inputs["input_dtype"]),
-        size=run.inputs.get("size"),
-        channels=run.inputs.get("channels"),
-    )
+    form = InputForm.of_run(run.inputs)
     model, preprocess = _objects(run, form, model, preprocess)
     dtype = jax.dtypes.canonicalize_dtype(form.dtype)
     example = jax.ShapeDtypeStruct((2, *form.shape), dtype)
@@ -205,8 +200,8 @@ class Classifier:
         except OSError as error:
             path.unlink(missing_ok=True)
             raise InputError(
-                f"cannot write {path} ({error.strerror}): expected a directory of "
-                "one's own with room in it; give another path"
+                f"cannot write {path} ({error.strerror}): expected a directory that "
+                "you may write to, with room in it; give another path"
             ) from error
 
     def _logits(self, inputs: Any) -> np.ndarray:

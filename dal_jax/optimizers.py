@@ -1,5 +1,6 @@
 """Optimizers and learning rates by name, as optax transformations."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import optax
 from dal_jax.errors import InputError, unknown_name
 
 NAMES = ("adamw", "lion", "sgd")
-SCHEDULES = ("cosine", "exponential", "constant")
+SCHEDULES = ("cosine", "exponential", "step", "constant")
 
 
 def learning_rate_schedule(
@@ -19,6 +20,7 @@ def learning_rate_schedule(
     num_epochs: int,
     steps_per_epoch: int,
     decay_rate: float = 0.97,
+    decay_epochs: Sequence[float] = (),
     warmup_epochs: float = 0.0,
     per_epoch: bool = False,
 ) -> optax.Schedule:
@@ -26,11 +28,13 @@ def learning_rate_schedule(
 
     Args:
       name: ``cosine`` falls to 0 at the end, ``exponential`` is multiplied by
-        ``decay_rate`` each epoch, ``constant`` does not change.
+        ``decay_rate`` each epoch, ``step`` after each of ``decay_epochs``;
+        ``constant`` does not change.
       learning_rate: the largest value.
       num_epochs: the run's length.
       steps_per_epoch: steps in one epoch.
-      decay_rate: for ``exponential``.
+      decay_rate: for ``exponential`` and ``step``.
+      decay_epochs: for ``step``, ascending, counted from the run's start.
       warmup_epochs: length of a linear warm-up from 0, before the curve.
       per_epoch: hold the learning rate constant within an epoch, as PyTorch's
         schedulers usually do.
@@ -61,6 +65,17 @@ def learning_rate_schedule(
         curve = optax.cosine_decay_schedule(learning_rate, max(steps, 1))
     elif name == "exponential":
         curve = optax.exponential_decay(learning_rate, steps_per_epoch, decay_rate)
+    elif name == "step":
+        _check_range(
+            "decay_epochs",
+            tuple(decay_epochs),
+            bool(decay_epochs) and sorted(set(decay_epochs)) == list(decay_epochs),
+            "one or more, ascending",
+        )
+        after = [round(epoch * steps_per_epoch) for epoch in decay_epochs]
+        curve = optax.piecewise_constant_schedule(
+            learning_rate, {step - warmup_steps: decay_rate for step in after}
+        )
     else:
         curve = optax.constant_schedule(learning_rate)
     if warmup_steps:
@@ -153,6 +168,59 @@ def _scale_by_rate_of_step(
         del params
         rate = jnp.asarray(learning_rate(extra_args["step"]))
         return jax.tree.map(lambda x: -rate * x, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: (), update)
+
+
+def head_alone(
+    optimizer: optax.GradientTransformation, is_head: Callable[[Any], bool]
+) -> optax.GradientTransformationExtraArgs:
+    """Returns an optimizer that changes, and keeps moments of, the last layer only.
+
+    Args:
+      optimizer: for the last layer.
+      is_head: whether the parameter at a path of JAX's keys belongs to it.
+    """
+
+    def parts(params: Any) -> Any:
+        return jax.tree.map_with_path(
+            lambda path, _: "head" if is_head(path) else "backbone", params
+        )
+
+    return optax.partition({"head": optimizer, "backbone": optax.set_to_zero()}, parts)
+
+
+def scale_backbone(
+    rate: float, from_step: int, is_head: Callable[[Any], bool]
+) -> optax.GradientTransformationExtraArgs:
+    """Returns a last stage of an optimizer that slows what is below the last layer.
+
+    Its updates are multiplied by ``rate``, and are zero before ``from_step``. Moments
+    are gathered from the first step on, so that those of ``adamw`` are not biased.
+
+    Args:
+      rate: more than 0.
+      from_step: when the backbone begins to learn.
+      is_head: whether the parameter at a path of JAX's keys belongs to the last layer.
+
+    Example:
+      >>> slower = scale_backbone(0.1, 5, lambda path: path[0].key == "head")
+      >>> updates = {"head": jnp.ones(()), "stem": jnp.ones(())}
+      >>> for step in 4, 5:
+      ...     now, _ = slower.update(updates, slower.init(updates), step=step)
+      ...     print(now["head"], now["stem"].round(3))
+      1.0 0.0
+      1.0 0.1
+    """
+    _check_range("backbone_rate", rate, rate > 0, "more than 0")
+
+    def update(updates, state, params=None, **extra_args):
+        del params
+        now = jnp.where(extra_args["step"] >= from_step, rate, 0.0)
+        updates = jax.tree.map_with_path(
+            lambda path, x: x if is_head(path) else now.astype(x.dtype) * x, updates
+        )
+        return updates, state
 
     return optax.GradientTransformationExtraArgs(lambda params: (), update)
 

@@ -6,22 +6,28 @@ that :func:`dal_jax.training.fit` takes.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
+import optax
 
-from dal_jax import data, losses, models, noise, optimizers
-from dal_jax.config import OptimizerConfig, TrainConfig, config_of, plain
+from dal_jax import data, losses, models, networks, noise, optimizers
+from dal_jax.config import (
+    AugmentationConfig,
+    OptimizerConfig,
+    TrainConfig,
+    config_of,
+    plain,
+)
 from dal_jax.data import augment
-from dal_jax.data.statistics import image_statistics
+from dal_jax.data.form import InputForm
+from dal_jax.data.standardize import feature_statistics, make_standardize
+from dal_jax.data.statistics import class_counts, image_statistics
 from dal_jax.errors import InputError, unknown_name
+from dal_jax.networks import PRECISIONS
 from dal_jax.training.fingerprint import Identity
-from dal_jax.training.parallel import axis_name
 from dal_jax.training.plan import Options
-
-_PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Prepared:
       validation: noisy examples held out, or ``None``.
       test: examples for the report, or ``None`` where the source has none.
       skipped: the images that do not decode and were left out, by path.
+      columns: of a table, those that the inputs come from.
+      notes: lines about the data that a person would want to know.
     """
 
     class_names: tuple[str, ...]
@@ -43,6 +51,8 @@ class Prepared:
     validation: data.Split | None
     test: data.Split | None
     skipped: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def identity_of(config: TrainConfig) -> Identity:
@@ -66,42 +76,49 @@ def check(config: TrainConfig) -> None:
                 f"{name}={seed} is out of range: expected 0 to 4294967295; "
                 f"give another --config.{name}"
             )
-    if config.precision not in _PRECISIONS:
-        raise unknown_name("precision", config.precision, _PRECISIONS)
-    models.options(config.model.name)  # is it a name?
-    for option in ("channels", "hidden"):
-        for size in getattr(config.model, option):
-            if size < 1:
-                raise InputError(
-                    f"model.{option}={size} is out of range: expected at least 1; "
-                    f"give another --config.model.{option}"
-                )
+    if config.precision not in PRECISIONS:
+        raise unknown_name("precision", config.precision, PRECISIONS)
+    networks.check(config)
+    if config.dataset.annotators == "distribution" and config.noise.kind != "none":
+        raise InputError(
+            f"noise.kind={config.noise.kind} with dataset.annotators=distribution: "
+            "expected none, because noise changes labels and not the annotators' "
+            "shares; set --config.noise.kind=none"
+        )
     make_optimizer(config.optimizer, config.num_epochs, 1)
     make_loss(config, steps_per_epoch=1, num_classes=2, num_examples=1)
 
 
-def prepare(config: TrainConfig) -> Prepared:
+def prepare(config: TrainConfig, dataset: data.Dataset | None = None) -> Prepared:
     """Loads the data that ``config`` names and applies its noise.
 
     The noise is applied once, to every training example that is used, before the
     validation split is taken: what validates a model has noisy labels too.
 
+    Args:
+      config: of the run.
+      dataset: what ``config.dataset`` names, where it has been loaded before.
+
     Raises:
       InputError: whatever is wrong with the data set or the noise asked for.
     """
-    dataset = data.load(config.dataset)
+    if dataset is None:
+        dataset = data.load(config.dataset)
     record = apply_noise(config, dataset)
     pool = _with_labels(dataset.train, record)
     kept, held_out = data.validation_split(
         len(pool), config.dataset.validation_fraction
     )
+    train = pool.take(kept) if len(held_out) else pool
     return Prepared(
         class_names=dataset.class_names,
-        train=pool.take(kept) if len(held_out) else pool,
+        train=train,
         record=record.take(kept) if len(held_out) else record,
         validation=pool.take(held_out) if len(held_out) else None,
         test=dataset.test,
         skipped=dataset.skipped,
+        columns=dataset.columns,
+        notes=(*dataset.notes, class_counts(train.labels, dataset.class_names)),
     )
 
 
@@ -134,8 +151,20 @@ def _with_labels(pool: data.Split, record: noise.NoiseRecord) -> data.Split:
     return dataclasses.replace(pool, labels=record.noisy_labels)
 
 
-def ingredients(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+def ingredients(
+    config: TrainConfig, prepared: Prepared, *, read_weights: bool = True
+) -> dict[str, Any]:
     """Returns the arguments of :func:`dal_jax.training.fit`.
+
+    Args:
+      config: of the run.
+      prepared: its data.
+      read_weights: whether to start from the file ``model.weights``, if there is one;
+        ``False`` if the run goes on from a checkpoint.
+
+    Raises:
+      InputError: weights that are not those of the network, or what does not fit the
+        data.
 
     Example:
       >>> from dal_jax.config import DatasetConfig
@@ -146,20 +175,28 @@ def ingredients(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
       >>> result.summary["steps"]
       1
     """
+    if read_weights:
+        config = networks.filled_in(config)
     train, num_classes = prepared.train, len(prepared.class_names)
     steps_per_epoch = -(-len(train) // config.batch_size)
     optimizer, learning_rate = make_optimizer(
         config.optimizer, config.num_epochs, steps_per_epoch
     )
+    if config.model.freeze is not None:
+        optimizer = optimizers.head_alone(optimizer, models.is_head)
     return {
-        "model": _model(config, train.input_shape, num_classes),
+        "model": networks.make(
+            config, train.input_shape, num_classes, read_weights=read_weights
+        ),
         "train": train,
         "validation": prepared.validation,
         "test": prepared.test,
         "loss": make_loss(config, steps_per_epoch, num_classes, len(train)),
         "optimizer": optimizer,
         "preprocess": _preprocess(
-            config, train.input_shape, *_statistics(config, train)
+            config,
+            InputForm(train.input_shape, train.input_dtype, columns=prepared.columns),
+            *_statistics(config, train),
         ),
         "class_names": prepared.class_names,
         "record": prepared.record,
@@ -202,6 +239,7 @@ def make_optimizer(config: OptimizerConfig, num_epochs: int, steps_per_epoch: in
         num_epochs=num_epochs,
         steps_per_epoch=steps_per_epoch,
         decay_rate=config.decay_rate,
+        decay_epochs=config.decay_epochs,
         warmup_epochs=config.warmup_epochs,
         per_epoch=config.per_epoch,
     )
@@ -216,6 +254,18 @@ def make_optimizer(config: OptimizerConfig, num_epochs: int, steps_per_epoch: in
         decay_vectors=config.decay_vectors,
         clip_norm=config.clip_norm,
     )
+    slower = config.backbone_rate, config.head_epochs
+    if slower != (1, 0):
+        if not 0 <= config.head_epochs <= max(num_epochs, 1):
+            raise InputError(
+                f"optimizer.head_epochs={config.head_epochs} is out of range: expected "
+                "0 to num_epochs; change --config.optimizer.head_epochs"
+            )
+        from_step = round(config.head_epochs * steps_per_epoch)
+        optimizer = optax.chain(
+            optimizer,
+            optimizers.scale_backbone(config.backbone_rate, from_step, models.is_head),
+        )
     return optimizer, learning_rate
 
 
@@ -225,41 +275,63 @@ def _options(config: TrainConfig) -> Options:
     return Options(
         **given,
         ema_decay=config.optimizer.ema_decay,
+        balance=config.dataset.balance,
+        mixup=config.augmentation.mixup,
         workers=config.dataset.workers,
     )
 
 
-def _model(
-    config: TrainConfig, input_shape: Sequence[int], num_classes: int
-) -> Callable[[Any], Any]:
-    side = config.augmentation.random_resized_crop
-    shape = (*input_shape,) if side is None else (side, side, input_shape[-1])
-    fields = vars(config.model)
-    own = {k: fields[k] for k in models.options(config.model.name) if k in fields}
-
-    def construct(rngs):
-        return models.create(
-            config.model.name,
-            image_shape=shape,
-            num_classes=num_classes,
-            dtype=_PRECISIONS[config.precision],
-            axis_name=axis_name(config.parallel),
-            rngs=rngs,
-            **own,
-        )
-
-    return construct
-
-
 def _statistics(config: TrainConfig, train: data.Split) -> tuple[Any, Any]:
+    if config.augmentation.normalization is not None:
+        return models.normalization(config.augmentation.normalization)
     mean, std = config.augmentation.mean, config.augmentation.std
-    return (mean, std) if mean or std else image_statistics(train.inputs)
+    is_image = InputForm(train.input_shape, train.input_dtype).is_image
+    if config.dataset.standardize and (is_image or mean or std):
+        raise InputError(
+            "dataset.standardize is for inputs that are no images, in place of "
+            "augmentation.mean and augmentation.std: expected one way alone; leave "
+            "dataset.standardize out"
+        )
+    if config.dataset.standardize:
+        return feature_statistics(train.inputs)
+    if mean or std or not is_image:
+        return mean, std
+    return image_statistics(train.inputs)
 
 
 def _preprocess(
-    config: TrainConfig, input_shape: Sequence[int], mean: Any, std: Any
+    config: TrainConfig, form: InputForm, mean: Any, std: Any
 ) -> augment.Preprocess:
-    channels = input_shape[-1]
+    if not form.is_image:
+        return _of_numbers(config, form, mean, std)
+    _check_normalisation(form, mean, std)
+    dtype = PRECISIONS[config.precision]
+    preprocess = augment.make_preprocess(config.augmentation, mean, std, dtype)
+    # What images are made before they are inputs: None leaves that as it is.
+    source = {"size": config.dataset.image_size, "channels": config.dataset.channels}
+    return preprocess._replace(description={**source, **preprocess.description})
+
+
+def _of_numbers(
+    config: TrainConfig, form: InputForm, mean: Any, std: Any
+) -> augment.Preprocess:
+    given = dataclasses.replace(config.augmentation, mean=(), std=(), mixup=0.0)
+    for name, default in vars(AugmentationConfig()).items():
+        if getattr(given, name) != default:
+            raise InputError(
+                f"augmentation.{name}={getattr(given, name)} is for images, and the "
+                f"inputs are {form.dtype} {['N', *form.shape]}: expected none; leave "
+                "it out"
+            )
+    if mean or std:
+        _check_normalisation(form, mean, std)
+    preprocess = make_standardize(mean, std, PRECISIONS[config.precision])
+    columns = {"columns": list(form.columns)} if form.columns else {}
+    return preprocess._replace(description={**preprocess.description, **columns})
+
+
+def _check_normalisation(form: InputForm, mean: Any, std: Any) -> None:
+    channels = form.shape[-1]
     fits = all(len(given) in (1, channels) for given in (mean, std))
     if not fits or min(std) <= 0:
         raise InputError(
@@ -267,11 +339,6 @@ def _preprocess(
             f"both, of one number or of {channels}, std more than 0; give them so, or "
             "neither to measure them"
         )
-    dtype = _PRECISIONS[config.precision]
-    preprocess = augment.make_preprocess(config.augmentation, mean, std, dtype)
-    # What images are made before they are inputs: None leaves that as it is.
-    source = {"size": config.dataset.image_size, "channels": config.dataset.channels}
-    return preprocess._replace(description={**source, **preprocess.description})
 
 
 def of_finished_run(
@@ -286,13 +353,15 @@ def of_finished_run(
     Raises:
       InputError: a configuration of a version that knows more.
     """
-    config, input_shape = config_of(values), inputs["input_shape"]
+    config, form = config_of(values), InputForm.of_run(inputs)
     if config is None:
         raise InputError(
             "the run was made of objects, which its directory does not hold: expected "
             "the same model again; pass model=..., and preprocess=... if it had one"
         )
     return (
-        _model(config, input_shape, len(inputs["class_names"])),
-        _preprocess(config, input_shape, inputs["mean"], inputs["std"]),
+        networks.make(
+            config, form.shape, len(inputs["class_names"]), read_weights=False
+        ),
+        _preprocess(config, form, inputs["mean"], inputs["std"]),
     )

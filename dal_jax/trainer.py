@@ -4,8 +4,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from dal_jax import recipe
-from dal_jax.config import TrainConfig
+from dal_jax import networks, recipe
+from dal_jax.config import TrainConfig, config_of
+from dal_jax.data import Dataset
+from dal_jax.training import events, shelf
 from dal_jax.training.fit import STOPPED_EARLY, fit
 from dal_jax.training.processes import agree, is_main_process, refuse_together
 from dal_jax.training.stopping import Stop
@@ -21,6 +23,8 @@ def train_and_evaluate(
     say: Callable[[str], None] = lambda line: None,
     progress: bool = False,
     profile: bool = False,
+    tensorboard: bool = False,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Trains as configured, or goes on where the same run stopped.
 
@@ -33,6 +37,8 @@ def train_and_evaluate(
       say: told in single lines what a person would want to know.
       progress: show a progress bar on standard error.
       profile: write a JAX profile of the second epoch to ``workdir/profile``.
+      tensorboard: write event files to ``workdir/tensorboard``.
+      dataset: what ``config.dataset`` names, where several runs load it once.
 
     Returns:
       The summary, as in ``summary.json``; ``{}`` where ``num_epochs`` is 0.
@@ -43,10 +49,20 @@ def train_and_evaluate(
       StorageError: the run could not be written, as on a full disk.
       Interrupted: ``stop`` asked for it; the run is saved and can go on.
     """
-    files, identity = Workdir(workdir), recipe.identity_of(config)
+    files = Workdir(workdir)
+
+    def checked() -> tuple[TrainConfig, bool]:
+        recipe.check(config)
+        # Its parameters come from a checkpoint, and the file of weights may be gone.
+        begun = None if overwrite or config.model.weights is None else _begun(files)
+        return networks.filled_in(config, begun), begun is None
+
+    config, begins = refuse_together(checked)
+    identity = recipe.identity_of(config)
 
     def finished_before() -> bool:
-        recipe.check(config)
+        if tensorboard:
+            events.require()
         if not is_main_process():
             return False
         files.check(identity.values, identity.defaults, overwrite=overwrite)
@@ -57,11 +73,15 @@ def train_and_evaluate(
         return files.read_summary() or {}
     stop = stop or Stop()
     with stop.at_once(STOPPED_EARLY):
-        prepared = refuse_together(lambda: recipe.prepare(config))
-        objects = refuse_together(lambda: recipe.ingredients(config, prepared))
+        prepared = refuse_together(lambda: recipe.prepare(config, dataset))
+        objects = refuse_together(
+            lambda: recipe.ingredients(config, prepared, read_weights=begins)
+        )
     if prepared.skipped:
         named = ", ".join(prepared.skipped[:3])
         say(f"left out {len(prepared.skipped)} images that do not decode: {named}")
+    for note in prepared.notes:
+        say(note)
     result = fit(
         **objects,
         workdir=workdir,
@@ -71,7 +91,15 @@ def train_and_evaluate(
         say=say,
         progress=progress,
         profile=profile,
+        tensorboard=tensorboard,
     )
     if config.num_epochs == 0:
         say(f"prepared, not trained: see {files.noise}")
     return result.summary
+
+
+def _begun(files: Workdir) -> TrainConfig | None:
+    """Returns the configuration of the run that has a checkpoint there, if any."""
+    if files.mark.has_checkpoints or shelf.newest(files.checkpoints) >= 0:
+        return config_of(files.read_json("config.json"))
+    return None

@@ -4,9 +4,11 @@ import json
 import multiprocessing
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +50,80 @@ def compilation_cache() -> None:
     from dal_jax import cli
 
     cli.use_compilation_cache()
+
+
+class Page(HTMLParser):
+    """What a browser would read: elements with their attributes and text."""
+
+    _VOID = frozenset({"meta", "img", "path"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self._open = [], []
+        self.feed(html)
+        assert self._open == [], "elements that are not closed"
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs), []))
+        if tag not in self._VOID:
+            self._open.append(self.elements[-1])
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs), []))
+
+    def handle_endtag(self, tag):
+        if tag not in self._VOID:
+            assert self._open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for _, _, texts in self._open:
+            texts.append(data)
+
+    def all(self, *tags, **attributes):
+        """Attributes and text of the elements of some kinds, in their order."""
+        return [
+            (attrs, " ".join("".join(texts).split()))
+            for tag, attrs, texts in self.elements
+            if tag in tags and attributes.items() <= attrs.items()
+        ]
+
+
+@pytest.fixture(scope="session")
+def parse_page() -> type[Page]:
+    """Reads a page of HTML."""
+    return Page
+
+
+@pytest.fixture
+def browse(tmp_path) -> Callable[..., str]:
+    """Opens HTML in a browser and returns what its scripts made of it."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs Chromium")
+
+    def opened(html: str, *flags: str) -> str:
+        path = tmp_path / "opened.html"
+        path.write_text(html)
+        return subprocess.run(
+            [
+                chromium,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--hide-scrollbars",
+                f"--user-data-dir={tmp_path / 'profile'}",
+                "--virtual-time-budget=5000",
+                *flags,
+                "--dump-dom",
+                f"file://{path}",
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        ).stdout
+
+    return opened
 
 
 class Run(NamedTuple):

@@ -40,7 +40,7 @@ def test_config_is_one_that_can_run(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_released_recipes_alone_hold_the_loss_within_an_epoch(path):
-    released = ("cifar10", "cifar100", "clothing1m", "webvision_mini")
+    released = ("cifar10", "cifar100", "webvision_mini")
     config = load(path.stem)
     loss = recipe.make_loss(config, steps_per_epoch=5, num_classes=10, num_examples=100)
     within = [float(loss.coefficients(step)["q"]) for step in (5, 9)]
@@ -98,6 +98,19 @@ def test_webvision_recipe_is_the_released_one():
         for step in (0, 129):
             value = float(rate(epoch * 130 + step))
             assert value == pytest.approx(0.4 * 0.97**epoch, rel=1e-4)
+
+
+def test_clothing1m_decays_where_the_published_recipe_does():
+    config = load("clothing1m")
+    assert config.model.weights is not None
+    assert (config.dataset.balance, config.batch_size) == ("classes", 64)
+    steps = 1_000_000 // 64
+    rate = recipe.make_optimizer(config.optimizer, config.num_epochs, steps)[1]
+    # After 7 of 15 parts of the run.
+    decayed = round(7 / 15 * config.num_epochs * steps)
+    assert float(rate(0)) == pytest.approx(0.002)
+    assert float(rate(decayed - 1)) == pytest.approx(0.002)
+    assert float(rate(decayed)) == pytest.approx(0.0002)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,14 @@ def test_predicts_with_the_accuracy_that_the_run_reported(
         assert accuracy(classifier.predict(inputs)) == reported
 
 
+def test_a_workdir_may_be_relative(trained, classifier, monkeypatch):
+    monkeypatch.chdir(trained.parent)
+    relative = dal_jax.load(trained.name)
+    np.testing.assert_array_equal(
+        relative.predict(TEST.inputs), classifier.predict(TEST.inputs)
+    )
+
+
 def test_the_best_checkpoint_is_the_best_on_noisy_validation(trained):
     best = max(entries(trained), key=lambda entry: entry["validation_accuracy"])
     last = entries(trained)[-1]

@@ -27,6 +27,8 @@ _RIDGE = 1e-3
 # Prior examples of every class whose label is right, as a share of the class: labels
 # are right more often than not, and without it clusters that overlap drift apart.
 _PRIOR_TRUST = 0.1
+# And in number: what a few examples of a rare class say against its labels is weak.
+_PRIOR_EXAMPLES = 5.0
 # Of the given labels, what the first turn believes: less than they deserve.
 _FIRST_TRUST = 0.3
 _ITERATIONS = 30
@@ -134,7 +136,7 @@ def _maximise(points, labels, believed, weights, own_share) -> Clusters:
     moves = 0.01 + np.stack(
         [np.bincount(labels, believed[:, k], num_classes) for k in range(num_classes)]
     )
-    moves += _PRIOR_TRUST * np.diag(total)
+    moves += np.diag(_PRIOR_TRUST * total + _PRIOR_EXAMPLES)
     with np.errstate(divide="ignore"):
         log_prior = np.log(total / total.sum())
     return Clusters(

@@ -35,7 +35,7 @@ def write_table(
     class_names: Sequence[str],
     names: np.ndarray | None = None,
 ) -> None:
-    """Writes a line an example, the most suspicious first, as UTF-8.
+    """Writes one line per example, the most suspicious first, as UTF-8.
 
     Args:
       file: to write to.

@@ -19,21 +19,21 @@ ACTIONS = ("relabel", "remove", "corrected")
 def new_labels(audit: Audited, action: str) -> tuple[np.ndarray, str]:
     """Returns labels to train on again, and a line on what they are.
 
-    A corrected label in ``label_issues.csv`` always counts; what it does not say
-    follows the action.
+    A corrected label in ``label_issues.csv`` always counts; the action decides about
+    all other examples.
 
     Args:
       audit: of the run.
       action: ``"relabel"`` gives issues their suggested class, ``"remove"`` leaves
-        them out of training, ``"corrected"`` changes nothing that a person did not.
+        them out of training, ``"corrected"`` changes only what a person corrected.
 
     Returns:
       Integers ``[source_size]`` in the source's original order, -1 for an example to
       leave out of training. Examples that were not in the run keep their labels.
 
     Raises:
-      InputError: the data set is not there or not as it was, or its original order
-        is not known, or a corrected label is no class.
+      InputError: the data set is missing or has changed, or its original order is
+        not known, or a corrected label is not a class.
     """
     if audit.config is None:
         raise InputError(
@@ -73,8 +73,8 @@ def _labels_of_source(audit: Audited) -> np.ndarray:
     dataset = load(config.dataset)
     if not dataset.train.index_is_original:
         raise InputError(
-            "the data set does not say which example was which in the original order, "
-            "so no label file fits it: expected a source with such an order"
+            "the data set records no original order of its examples, so no label file "
+            "can match it: expected a folder, a list or another source that does"
         )
     positions_in(audit, dataset.train)
     given = apply_noise(config, dataset)
@@ -83,7 +83,7 @@ def _labels_of_source(audit: Audited) -> np.ndarray:
     if not np.array_equal(labels[record.index], record.noisy_labels):
         raise InputError(
             "the data set gives other labels now than when the run was trained: "
-            "expected it as it was; bring it back"
+            "expected the same ones; restore the data set"
         )
     return labels
 
@@ -94,8 +94,8 @@ def write_labels(path: str | os.PathLike[str], labels: np.ndarray) -> None:
         write_atomically(path, lambda file: np.save(file, labels))
     except OSError as error:
         raise InputError(
-            f"cannot write {path} ({error.strerror}): expected a directory of one's "
-            "own; give another --write_labels"
+            f"cannot write {path} ({error.strerror}): expected a directory that you "
+            "may write to; give another --write_labels"
         ) from None
 
 
@@ -108,11 +108,11 @@ def check_output(path: str | os.PathLike[str]) -> None:
         )
     if path.exists() or path.is_symlink():
         raise InputError(
-            f"{path} exists: expected a new file, nothing is overwritten; give another "
-            "--write_labels"
+            f"{path} already exists: expected a new file, for nothing is overwritten; "
+            "give another --write_labels"
         )
     if not path.parent.is_dir():
         raise InputError(
-            f"no directory {path.parent}: expected one to write {path.name} to; make "
-            "it, or give another --write_labels"
+            f"the directory {path.parent} does not exist: expected one to write "
+            f"{path.name} to; create it or give another --write_labels"
         )

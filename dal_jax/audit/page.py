@@ -76,7 +76,7 @@ def _shown(issues: LabelIssues, top: int) -> list[int]:
     further = {
         int(i) for s in starts.tolist() for i in _same(issues.given, by_class, s)
     }
-    # No more than the page was asked for once again.
+    # At most as many again as were asked for.
     extra = sorted(further - chosen, key=issues.rank.__getitem__)[:top]
     return sorted([*chosen, *extra], key=issues.rank.__getitem__)
 

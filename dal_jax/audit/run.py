@@ -12,6 +12,7 @@ import numpy as np
 from dal_jax import data
 from dal_jax.analysis import LabelIssues, of_dynamics, rank_quality
 from dal_jax.config import TrainConfig, config_of
+from dal_jax.data.contents import places_of
 from dal_jax.errors import InputError
 from dal_jax.noise import NoiseRecord
 from dal_jax.training.workdir import Workdir
@@ -77,15 +78,15 @@ def audited(workdir: str | os.PathLike[str]) -> Iterator[Audited]:
 def _audit(files: Workdir) -> Audited:
     if files.read_summary() is None:
         raise InputError(
-            f"the run in {files.path} has not finished: expected a finished one; train "
-            "it to its end first, the same command goes on"
+            f"the run in {files.path} has not finished: expected a finished run; give "
+            "the same training command again to finish it"
         )
     path = files.path / "dynamics.npz"
     if not path.is_file():
         raise InputError(
-            f"the run in {files.path} has no dynamics.npz, which an older version did "
-            "not write: expected what was seen of every example; train it again in "
-            "another --workdir"
+            f"the run in {files.path} has no dynamics.npz, which older versions did "
+            "not write: expected the record of what was seen of every example; train "
+            "again in another --workdir"
         )
     record = NoiseRecord.load(files.noise)
     class_names = files.read_json("preprocessing.json")["class_names"]
@@ -116,11 +117,7 @@ def _audit(files: Workdir) -> Audited:
 
 def positions_in(audit: Audited, source: data.Split) -> np.ndarray:
     """Returns where a source has the run's examples, if it still has them."""
-    order = np.argsort(source.index)
-    wanted = audit.record.index
-    found = np.searchsorted(source.index, wanted, sorter=order)
-    positions = order[np.minimum(found, len(order) - 1)]
-    same = source.index[positions] == wanted
+    positions, same = places_of(source.index, audit.record.index)
     if audit.names is not None and source.names is not None:
         now = [os.fsencode(name) for name in source.names[positions]]
         same &= np.array(now) == audit.names
@@ -129,6 +126,7 @@ def positions_in(audit: Audited, source: data.Split) -> np.ndarray:
     if not same.all():
         raise InputError(
             f"the data set has changed since the run, {int((~same).sum())} of "
-            f"{len(same)} examples are not where they were: expected it as it was"
+            f"{len(same)} examples are not where they were: expected it unchanged; "
+            "restore it"
         )
     return positions

@@ -3,4 +3,13 @@
 A command is a module with a docstring, which ``--help`` prints, and ``main(argv)``.
 """
 
-NAMES = ("train", "audit", "noise", "predict", "export")
+NAMES = (
+    "train",
+    "compare",
+    "audit",
+    "report",
+    "predict",
+    "export",
+    "embed",
+    "noise",
+)

@@ -3,11 +3,11 @@
     dal-jax audit --workdir=DIR [--top=100]
                   [--write_labels=FILE.npy --action=relabel|remove|corrected]
 
-Writes label_issues.csv (a line an example, the most suspicious first), audit.json and
-label_issues.html, a page to look at, into the run's directory. With --write_labels it
-also writes labels to train on again: --config.noise.kind=file
---config.noise.path=FILE.npy. Corrections in the last column of label_issues.csv count,
-and that file is never overwritten once it was changed.
+Writes label_issues.csv (one line per example, the most suspicious first), audit.json
+and label_issues.html, a page to look at, into the run's directory. With --write_labels
+it also writes labels to train on again: --config.noise.kind=file
+--config.noise.path=FILE.npy. Corrections in the last column of label_issues.csv count;
+once that file has been changed, it is never overwritten.
 """
 
 import sys
@@ -47,7 +47,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "action",
         None,
-        "What becomes of likely wrong labels: relabel (the suggested class), remove "
+        "What to do with likely wrong labels: relabel (the suggested class), remove "
         "(left out of training), corrected (only what label_issues.csv corrects).",
         flag_values=values,
     )
@@ -67,8 +67,8 @@ def _audit(values: flags.FlagValues) -> None:
         raise unknown_name("action", action, audits.ACTIONS)
     if (out is None) != (action is None):
         raise InputError(
-            "--write_labels and --action go together: expected a file and what becomes "
-            "of the likely wrong labels; give both, e.g. --write_labels=labels.npy "
+            "--write_labels and --action go together: expected a file and what to do "
+            "with the likely wrong labels; give both, e.g. --write_labels=labels.npy "
             "--action=relabel"
         )
     if out is not None:

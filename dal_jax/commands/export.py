@@ -25,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _define_flags(values: flags.FlagValues) -> None:
     for name, default, text in (
-        ("workdir", None, "Of a finished run."),
-        ("out", None, "File to write, which must not exist."),
+        ("workdir", None, "The directory of a finished run."),
+        ("out", None, "The file to write; it must not exist yet."),
         ("format", "stablehlo", "stablehlo, or onnx, which needs the extra onnx."),
         ("checkpoint", "last", "last, or best on the noisy validation examples."),
     ):

@@ -1,4 +1,4 @@
-"""Fixes the noisy labels of a study once, without training.
+"""Draws noisy labels and writes them to a file, without training.
 
     dal-jax noise --out=DIR [--config=digits | FILE]
                   [--config.noise.FIELD=VALUE ...] [--overwrite]
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("out", None, "Directory to write to.", flag_values=values)
+    flags.DEFINE_string("out", None, "The directory to write to.", flag_values=values)
     flags.DEFINE_bool(
         "overwrite", False, "Replace the noise in --out.", flag_values=values
     )
@@ -37,18 +37,20 @@ def _write(config: TrainConfig, values: flags.FlagValues) -> None:
     from dal_jax.recipe import prepare
 
     if not values.out:
-        raise InputError("nowhere to write to: expected a directory; give --out=DIR")
+        raise InputError("no --out: expected a directory to write to; give --out=DIR")
     out = Path(values.out)
     labels, picture = out / "noise.npz", out / "transition_matrix.png"
     if out.exists() and not out.is_dir():
-        raise InputError(f"--out={out} is a file, expected a directory; give another")
+        raise InputError(
+            f"--out={out} is a file: expected a directory; give another --out"
+        )
     there = [path.name for path in (labels, picture) if path.exists()]
     if there and not values.overwrite:
         raise InputError(
             f"{out} already holds {' and '.join(there)}: give another --out, or "
             "--overwrite to replace it"
         )
-    # The file is to serve any validation fraction, so nothing is held out of it.
+    # Nothing is held out, so that the file fits any validation fraction.
     dataset = dataclasses.replace(config.dataset, validation_fraction=0.0)
     prepared = prepare(dataclasses.replace(config, dataset=dataset))
     try:
@@ -56,8 +58,8 @@ def _write(config: TrainConfig, values: flags.FlagValues) -> None:
         prepared.record.save(labels)
     except OSError as error:
         raise InputError(
-            f"cannot write {labels} ({error.strerror}): expected a directory of one's "
-            "own; give another --out"
+            f"cannot write {labels} ({error.strerror}): expected a directory that you "
+            "may write to; give another --out"
         ) from None
     print(describe(prepared.record))
     if prepared.record.clean_labels is not None:
@@ -73,6 +75,6 @@ def describe(record: NoiseRecord) -> str:
     """Returns one line on how many labels are wrong."""
     examples = f"{len(record.noisy_labels)} labels, noise {record.kind}"
     if record.clean_labels is None:
-        return f"{examples}: nobody knows how many are wrong, there are no clean labels"
+        return f"{examples}: without clean labels it is not known how many are wrong"
     wrong = int((record.noisy_labels != record.clean_labels).sum())
     return f"{examples}: {wrong} are wrong, {100 * record.realised_rate:.3f} %"

@@ -3,11 +3,11 @@
     dal-jax predict --workdir=DIR --inputs=PATH --out=predictions.csv
                     [--top=3] [--checkpoint=last|best]
 
-Inputs are a folder of images, which is searched with all that is below it, a CSV file
-with a column path, a single image, an .npy or an .npz. The CSV that is written has a
-line an input: its name, the predicted class, that class's probability, and the classes
-that follow with theirs. Inputs that cannot be read are named and left out; the exit
-status is then 3.
+Inputs are a folder of images, searched together with the folders below it, a CSV file
+with a column path, a single image, an .npy, an .npz or a .parquet. The CSV that is
+written has one line per input: its name, the predicted class and its probability, and
+the next classes with theirs. Inputs that cannot be read are named and left out; the
+exit status is then 3.
 """
 
 import csv
@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _define_flags(values: flags.FlagValues) -> None:
     for name, default, text in (
-        ("workdir", None, "Of a finished run."),
-        ("inputs", None, "A folder, a .csv, an image, an .npy or an .npz."),
-        ("out", None, "CSV file to write, which must not exist."),
+        ("workdir", None, "The directory of a finished run."),
+        ("inputs", None, "A folder, a .csv, an image, an .npy, .npz or .parquet."),
+        ("out", None, "The CSV file to write; it must not exist yet."),
         ("checkpoint", "last", "last, or best on the noisy validation examples."),
     ):
         flags.DEFINE_string(name, default, text, flag_values=values)
@@ -66,11 +66,13 @@ def _predict(values: flags.FlagValues) -> None:
             raise InputError(f"no --{name}: expected one; give --{name}=PATH")
     out = Path(values.out)
     if out.exists():
-        raise InputError(f"--out={out} exists: expected a new file; give another")
+        raise InputError(
+            f"--out={out} already exists: expected a new file; give another --out"
+        )
     if not out.parent.is_dir():
         raise InputError(
-            f"no directory {out.parent}: expected one to write {out.name} to; create "
-            "it or give another --out"
+            f"the directory {out.parent} does not exist: expected one to write "
+            f"{out.name} to; create it or give another --out"
         )
 
     from dal_jax.data.unlabelled import find
@@ -79,7 +81,7 @@ def _predict(values: flags.FlagValues) -> None:
     if values.compilation_cache:
         cli.use_compilation_cache()
     classifier = load(values.workdir, values.checkpoint)
-    found = find(values.inputs)
+    found = find(values.inputs, classifier.form.columns or None)
     unreadable: dict[str, str] = {}
     try:
         write_atomically(
@@ -87,8 +89,8 @@ def _predict(values: flags.FlagValues) -> None:
         )
     except OSError as error:
         raise InputError(
-            f"cannot write {out} ({error.strerror}): expected a directory of one's own "
-            "with room in it; give another --out"
+            f"cannot write {out} ({error.strerror}): expected a directory that you may "
+            "write to, with room in it; give another --out"
         ) from None
     for name, why in unreadable.items():
         print(f"left out {name}: {why}", file=sys.stderr)
@@ -118,10 +120,10 @@ def _write(
         for batch in classifier.in_batches(found.inputs):
             if batch.logits.ndim != 2:
                 raise InputError(
-                    "the run predicts several labels of each input: expected one; use "
+                    "the run predicts several labels for each input: expected one; use "
                     "dal_jax.load(workdir).predict_proba"
                 )
-            # By logits, for probabilities that are nearly 1 may be equal.
+            # Sorted by logits, because probabilities near 1 may be equal.
             order = np.argsort(-batch.logits, axis=1, kind="stable")[:, :top]
             chosen = np.take_along_axis(softmax(batch.logits, axis=1), order, axis=1)
             for i, classes, shares in zip(batch.positions, order, chosen, strict=True):

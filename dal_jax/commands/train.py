@@ -1,9 +1,10 @@
 """Trains a classifier on wrong labels: the configuration says how.
 
     dal-jax train [--config=digits | FILE] [--workdir=runs/digits]
-                  [--config.FIELD=VALUE ...] [--overwrite]
+                  [--config.FIELD=VALUE ...] [--overwrite] [--tensorboard]
 
-The same command again goes on where it stopped; a finished run says so.
+At its end the run writes report.html into its directory. The same command again goes on
+where it stopped; a finished run says so.
 """
 
 import os
@@ -34,6 +35,7 @@ def _define_flags(values: flags.FlagValues) -> None:
         ("overwrite", False, "Remove an earlier run in the workdir first."),
         ("compilation_cache", True, "Keep compiled programs for the next run."),
         ("profile", False, "Write a JAX profile of the second epoch."),
+        ("tensorboard", False, "Write event files for TensorBoard."),
     ):
         flags.DEFINE_bool(name, default, text, flag_values=values)
     flags.DEFINE_enum(
@@ -89,6 +91,7 @@ def _train(config: TrainConfig, values: flags.FlagValues) -> None:
                 say=_say if speaks else lambda line: None,
                 progress=speaks,
                 profile=values.profile,
+                tensorboard=values.tensorboard,
             )
     except training.Interrupted as error:
         cli.end(error, 128 + error.signal_number)
@@ -100,6 +103,9 @@ def _train(config: TrainConfig, values: flags.FlagValues) -> None:
         os._exit(1)
     if speaks and result:
         print(summary.format_summary(result, workdir))
+        report = Path(workdir) / "report.html"
+        if report.exists():
+            print(f"see {report}")
 
 
 def _say(line: str) -> None:

@@ -1,51 +1,58 @@
-"""Inputs and labels that are numpy arrays already.
+"""Inputs and labels that are arrays or tables already.
 
 ``.npz``: one file with ``images`` or ``inputs``, ``labels`` and, if known,
-``clean_labels`` and ``class_names``. ``.npy``: the file of the inputs, with ``images``
-or ``inputs`` in its name; the others are in the same directory, with that word replaced
-(``train_images.npy``, ``train_labels.npy``, ``train_clean_labels.npy``,
-``train_class_names.npy``). Nothing is ever unpickled.
+``clean_labels`` and ``class_names``. ``.npy``: the file of the inputs, and that of the
+labels (``.npy``, ``.npz`` or ``.csv``). Without the latter the inputs' file has
+``images`` or ``inputs`` in its name, and the others are in the same directory with that
+word replaced (``train_images.npy``, ``train_labels.npy``, ``train_clean_labels.npy``,
+``train_class_names.npy``). ``.parquet``: a column of lists, or columns of numbers, and
+a column of labels.
 
 ``images`` are uint8; ``inputs`` are anything else that a network takes, e.g. float
 features ``[N, D]``, and are used as they are.
 """
 
-import zipfile
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from dal_jax.data import listing
+from dal_jax.data.array_files import KINDS, Columns, read
+from dal_jax.data.blocks import check_finite, check_numbers
 from dal_jax.data.images import ArrayImages, with_channel_axis
 from dal_jax.data.split import Dataset, InputSource, Split
 from dal_jax.errors import InputError
-
-_KINDS = ("images", "inputs")
-_OTHERS = ("labels", "clean_labels", "class_names")
-# Number of values checked at a time for one that is not finite.
-_CHUNK_VALUES = 2**24
 
 
 def load(
     train_path: str | None,
     test_path: str | None,
     *,
+    train_labels: str | None = None,
+    test_labels: str | None = None,
+    columns: Columns = Columns(),  # noqa: B008 (a tuple)
     channels: int | None = None,
     image_size: int | None = None,
 ) -> Dataset:
-    """Returns a data set of two array files.
+    """Returns a data set of array files.
 
     Args:
-      train_path: ``.npz``, or the ``.npy`` of the inputs: ``images`` are uint8
-        ``[N, H, W]`` or ``[N, H, W, C]`` with C 1 or 3, ``inputs`` numbers
+      train_path: ``.npz``, ``.parquet``, or the ``.npy`` of the inputs: ``images`` are
+        uint8 ``[N, H, W]`` or ``[N, H, W, C]`` with C 1 or 3, ``inputs`` numbers
         ``[N, ...]``; labels are integers ``[N]``.
       test_path: likewise; None for no test split.
+      train_labels: a file of labels alone; None if ``train_path`` leads to them.
+      test_labels: likewise.
+      columns: what tables call theirs.
       channels: of images, 1 or 3; None keeps those of the arrays.
       image_size: of images, see :func:`dal_jax.data.decode.decode`.
 
     Returns:
-      The data set. Clean labels are the arrays' ``clean_labels``, or unknown. Without
-      ``class_names`` a class is named by its number, and the largest label given in
-      training says how many there are.
+      The data set. Clean labels are the arrays' ``clean_labels``, or unknown. Labels of
+      tables may be text, and name the classes. Otherwise a class is named by
+      ``class_names``, or by its number, and the largest label given in training says
+      how many there are.
 
     Raises:
       InputError: if a file is missing, is no array file, or its arrays do not fit, or
@@ -54,73 +61,41 @@ def load(
     if train_path is None:
         raise InputError(
             "dataset.name=arrays needs dataset.train_path, an .npz with images or "
-            "inputs and labels, or an .npy of images or inputs"
+            "inputs and labels, an .npy of images or inputs, or a .parquet"
         )
-    train = _read(Path(train_path).expanduser())
+    if test_path is None and test_labels is not None:
+        raise InputError(
+            f"dataset.test_labels={test_labels} without dataset.test_path: expected "
+            "both; set it or leave test_labels out"
+        )
+    train = read(train_path, train_labels, columns)
     class_names = _class_names(train, train_path)
+    # Where the training set has certain columns, the test set needs the same.
+    columns = columns._replace(inputs=train.get("columns"))
+    options = (class_names, columns.label, channels, image_size)
     test = None
     if test_path is not None:
-        test_arrays = _read(Path(test_path).expanduser())
-        test = _split(test_arrays, test_path, len(class_names), channels, image_size)
+        test = _split(read(test_path, test_labels, columns), test_path, *options)
     return Dataset(
         name="arrays",
-        train=_split(train, train_path, len(class_names), channels, image_size),
+        train=_split(train, train_path, *options),
         test=test,
         class_names=class_names,
+        columns=train.get("columns", ()),
     )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise InputError(f"no file {path}: expected an .npz or .npy; check the path")
-    word = next((kind for kind in _KINDS if kind in path.name), None)
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                known = [key for key in archive.files if key in _KINDS + _OTHERS]
-                arrays = {key: archive[key] for key in known}
-            there = archive.files
-        elif path.suffix == ".npy" and word is not None:
-            paths = {
-                key: path.with_name(path.name.replace(word, key))
-                for key in (word, *_OTHERS)
-            }
-            arrays = {
-                key: np.load(file, mmap_mode="r", allow_pickle=False)
-                for key, file in paths.items()
-                if file.is_file()
-            }
-            there = [paths[key].name for key in arrays]
-        else:
-            raise InputError(
-                f"{path}: expected an .npz, or an .npy with 'images' or 'inputs' in "
-                "its name and the labels in the same directory; rename it"
-            )
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path} does not load ({error}): expected plain numpy arrays, nothing "
-            "pickled; save it again with numpy"
-        ) from None
-    kinds = [kind for kind in _KINDS if kind in arrays]
-    if len(kinds) != 1 or "labels" not in arrays:
-        missing = "labels" if kinds else "images and no inputs"
-        wrong = "both images and inputs" if len(kinds) == 2 else f"no {missing}"
-        raise InputError(
-            f"{path} has {wrong}, it has {', '.join(there) or 'nothing'}: expected "
-            "images or inputs, and labels; rename the array"
-        )
-    return arrays
+def _kind(arrays: Mapping[str, Any]) -> str:
+    return next(kind for kind in KINDS if kind in arrays)
 
 
-def _kind(arrays: dict[str, np.ndarray]) -> str:
-    return next(kind for kind in _KINDS if kind in arrays)
-
-
-def _class_names(arrays: dict[str, np.ndarray], path: str) -> tuple[str, ...]:
+def _class_names(arrays: Mapping[str, Any], path: str) -> tuple[str, ...]:
     if "class_names" in arrays:
         return tuple(str(name) for name in arrays["class_names"])
+    given, clean = arrays["labels"], arrays.get("clean_labels")
+    if isinstance(given, list):
+        clean = None if clean is None else [str(label) for label in clean]
+        return listing.class_names_of(given, clean)
     labels = _labels(arrays, "labels", path, None)
     largest = max(int(labels.max(initial=0)), 0)
     if "clean_labels" in arrays:
@@ -130,9 +105,15 @@ def _class_names(arrays: dict[str, np.ndarray], path: str) -> tuple[str, ...]:
 
 
 def _labels(
-    arrays: dict[str, np.ndarray], key: str, path: str, num_classes: int | None
+    arrays: Mapping[str, Any],
+    key: str,
+    path: str,
+    class_names: Sequence[str] | None,
+    column: str = "label",
 ) -> np.ndarray:
     labels = arrays[key]
+    if isinstance(labels, list):
+        labels = listing.numbers_of(labels, class_names or (), column, path)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise InputError(
             f"{path}: {key} are {labels.dtype} {list(labels.shape)}, expected integers "
@@ -145,11 +126,11 @@ def _labels(
             "many of each; check which belong together"
         )
     wrong = labels < 0
-    if num_classes is not None:
-        wrong |= labels >= num_classes
+    if class_names is not None:
+        wrong |= labels >= len(class_names)
     if wrong.any():
         position = int(np.flatnonzero(wrong)[0])
-        bound = "at least 0" if num_classes is None else f"0 to {num_classes - 1}"
+        bound = "at least 0" if class_names is None else f"0 to {len(class_names) - 1}"
         raise InputError(
             f"{path}: {key}[{position}] is {labels[position]}, expected {bound}; fix "
             "the label or name all classes in class_names"
@@ -158,9 +139,10 @@ def _labels(
 
 
 def _split(
-    arrays: dict[str, np.ndarray],
+    arrays: Mapping[str, Any],
     path: str,
-    num_classes: int,
+    class_names: Sequence[str],
+    label_column: str,
     channels: int | None,
     image_size: int | None,
 ) -> Split:
@@ -172,12 +154,14 @@ def _split(
                 f"{path}: dataset.channels and dataset.image_size are for images, and "
                 "inputs are used as they are; leave both out"
             )
-        inputs = _numbers(arrays["inputs"], path)
+        inputs = arrays["inputs"]
+        check_numbers(inputs, f"{path}: inputs")
+        check_finite(inputs, f"{path}: inputs")
     clean = None
     if "clean_labels" in arrays:
-        clean = _labels(arrays, "clean_labels", path, num_classes)
-    labels = _labels(arrays, "labels", path, num_classes)
-    return Split(inputs, labels, clean_labels=clean)
+        clean = _labels(arrays, "clean_labels", path, class_names, label_column)
+    labels = _labels(arrays, "labels", path, class_names, label_column)
+    return Split(inputs, labels, clean_labels=clean, names=arrays.get("names"))
 
 
 def _images(
@@ -202,29 +186,3 @@ def _images(
         array=images,
         path=path if path.endswith(".npy") else None,
     )
-
-
-def _numbers(inputs: np.ndarray, path: str) -> np.ndarray:
-    if inputs.ndim < 2 or inputs.dtype.kind not in "fiub" or inputs.size == 0:
-        raise InputError(
-            f"{path}: inputs are {inputs.dtype} {list(inputs.shape)}, expected numbers "
-            "[N, ...], one row an example and one example at least; convert them"
-        )
-    if inputs.dtype.kind == "f":
-        _check_finite(inputs, path)
-    return inputs
-
-
-def _check_finite(inputs: np.ndarray, path: str):
-    rows_at_once = max(1, _CHUNK_VALUES * len(inputs) // inputs.size)
-    wrong = []
-    for start in range(0, len(inputs), rows_at_once):
-        chunk = inputs[start : start + rows_at_once].reshape(-1, inputs[0].size)
-        wrong += (start + np.flatnonzero(~np.isfinite(chunk).all(axis=1))).tolist()
-    if wrong:
-        first = ", ".join(map(str, wrong[:3])) + ", ..." * (len(wrong) > 3)
-        raise InputError(
-            f"{path}: {len(wrong)} of {len(inputs)} rows of inputs hold NaN or "
-            f"infinity (rows {first}): expected finite numbers; fill them in or remove "
-            "the rows"
-        )

@@ -7,6 +7,7 @@ definitions are torchvision's; docs/models.md lists the differences.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,10 +75,10 @@ def make_preprocess(
 ) -> Preprocess:
     """Returns the functions from uint8 images to what the network is given.
 
-    Training images are cropped with padding, cropped and resized, flipped, jittered
-    in colour, each if the configuration asks for it, and normalised. Images for
-    evaluation are only normalised or, with ``random_resized_crop``, resized and
-    cropped in the middle before.
+    Training images are cropped with padding, cropped, flipped, cropped and resized,
+    jittered in colour, normalised, and partly erased, each if the configuration asks
+    for it. Images for evaluation are only normalised or, with ``random_resized_crop``,
+    resized and cropped in the middle before; with ``random_crop`` only cropped.
 
     Args:
       config: which augmentations to apply to training images.
@@ -89,7 +90,7 @@ def make_preprocess(
       A :class:`Preprocess`. ``keys`` are ``[batch]`` typed keys, one an example.
 
     Raises:
-      InputError: a negative size or strength, or a hue above 0.5.
+      InputError: a size, strength or probability out of range.
 
     Example:
       >>> from dal_jax.config import AugmentationConfig
@@ -104,6 +105,17 @@ def make_preprocess(
             f"augmentation.crop_padding={padding}, random_resized_crop={size}: "
             f"expected at least 0 and at least 1 pixels; leave out what you do not want"
         )
+    crop, erasing = config.random_crop, config.random_erasing
+    if crop is not None and (crop < 1 or size is not None):
+        raise InputError(
+            f"augmentation.random_crop={crop}, random_resized_crop={size}: expected "
+            "one of them, at least 1 pixel; leave the other out"
+        )
+    if not 0 <= erasing <= 1:
+        raise InputError(
+            f"augmentation.random_erasing={erasing}: expected a probability, 0 to 1; "
+            "change it"
+        )
     strengths = color.check_strengths(config.color_jitter)
 
     def finish(images: jax.Array) -> jax.Array:
@@ -113,13 +125,23 @@ def make_preprocess(
         images = _to_unit(images)
         if size is not None:
             images = geometry.resize_and_center_crop(images, size)
+        if crop is not None:
+            images = geometry.center_crop(_large_enough(images, crop), crop)
         return finish(images)
 
     def train(keys: jax.Array, images: jax.Array) -> jax.Array:
+        # What came later has draws of its own, and leaves the others' as they were.
+        later = keys
         keys = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
         if padding:
             offsets = jax.vmap(lambda key: geometry.draw_crop(key, padding))(keys[:, 0])
             images = geometry.crop_with_padding(images, offsets, padding)
+        if crop is not None:
+            images = _large_enough(images, crop)
+            draw = functools.partial(
+                geometry.draw_offset, sides=images.shape[1:3], size=crop
+            )
+            images = geometry.crop(images, jax.vmap(draw)(_folded(later, 1)), crop)
         if config.flip:
             images = geometry.flip(images, jax.vmap(jax.random.bernoulli)(keys[:, 1]))
         images = _to_unit(images)
@@ -130,9 +152,29 @@ def make_preprocess(
         if any(strengths):
             factors = jax.vmap(lambda key: color.draw(key, strengths))(keys[:, 3])
             images = jax.vmap(color.jitter)(images, factors)
-        return finish(images)
+        images = finish(images)
+        if erasing:
+            draw = functools.partial(
+                geometry.draw_erased, sides=images.shape[1:3], probability=erasing
+            )
+            images = geometry.erase(images, jax.vmap(draw)(_folded(later, 2)))
+        return images
 
     return Preprocess(train, evaluate, {"mean": list(mean), "std": list(std)})
+
+
+def _folded(keys: jax.Array, number: int) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def _large_enough(images: jax.Array, size: int) -> jax.Array:
+    if min(images.shape[1:3]) < size:
+        height, width = images.shape[1:3]
+        raise InputError(
+            f"augmentation.random_crop={size} of images of {height}x{width}: expected "
+            "at most their smaller side; set a smaller one, or dataset.image_size"
+        )
+    return images
 
 
 def _to_unit(images: jax.Array) -> jax.Array:

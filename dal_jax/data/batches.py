@@ -86,13 +86,14 @@ class _Readable:
     images: EncodedImages
     shape: tuple[int, ...]
     batch_size: int
+    positions: np.ndarray
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return -(-len(self.positions) // self.batch_size)
 
     def __getitem__(self, step) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
         first = int(step) * self.batch_size
-        positions = np.arange(first, min(first + self.batch_size, len(self.images)))
+        positions = self.positions[first : first + self.batch_size]
         out = np.empty((len(positions), *self.shape), np.uint8)
         encoded = self.images.read(positions)
         channels, size = self.images.channels, self.images.image_size
@@ -115,6 +116,7 @@ def readable(
     shape: tuple[int, ...],
     batch_size: int,
     *,
+    positions: np.ndarray | None = None,
     workers: int | None = None,
     prefetch: int = 2,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
@@ -124,6 +126,7 @@ def readable(
       images: images that may or may not decode.
       shape: ``(H, W, C)`` that each must have once it is decoded.
       batch_size: images that are read together.
+      positions: those to read, in this order; None for all.
       workers: see :func:`stream`.
       prefetch: see :func:`stream`.
 
@@ -131,7 +134,8 @@ def readable(
       Of each batch the positions ``[B]`` that decode to the shape, their pixels uint8
       ``[B, H, W, C]``, and the others' positions with what is wrong with them.
     """
-    source = _Readable(images, tuple(shape), batch_size)
+    positions = np.arange(len(images)) if positions is None else positions
+    source = _Readable(images, tuple(shape), batch_size, positions)
     yield from _read_ahead(source, cores() if workers is None else workers, prefetch)
 
 

@@ -27,6 +27,26 @@ def contents_of(split: Split, positions: np.ndarray) -> list[np.ndarray | None]:
     return [_image(source, int(position)) for position in positions]
 
 
+def places_of(index: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where a source has examples, by their original indices.
+
+    Args:
+      index: integers ``[N]``, of the source.
+      wanted: integers ``[M]``.
+
+    Returns:
+      Places ``[M]`` in the source, and whether each is the wanted example's.
+
+    Example:
+      >>> places_of(np.array([7, 3, 5]), np.array([3, 4, 7]))
+      (array([1, 2, 0]), array([ True, False,  True]))
+    """
+    order = np.argsort(index)
+    found = np.searchsorted(index, wanted, sorter=order)
+    places = order[np.minimum(found, len(order) - 1)]
+    return places, index[places] == wanted
+
+
 def _image(images: EncodedImages, position: int) -> np.ndarray | None:
     try:
         encoded = images.read(np.array([position]))[0]

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class InputForm:
       dtype: of the inputs.
       size: the side that the run resized its images to; ``None`` if it did not.
       channels: what it converted them to; ``None`` if it did not.
+      columns: of tables, those that the inputs come from, in their order.
 
     Example:
       >>> form = InputForm((2,), np.dtype("float32"))
@@ -45,6 +46,18 @@ class InputForm:
     dtype: np.dtype
     size: int | None = None
     channels: int | None = None
+    columns: tuple[str, ...] = ()
+
+    @classmethod
+    def of_run(cls, inputs: Mapping[str, Any]) -> "InputForm":
+        """Returns the form that a run's ``preprocessing.json`` tells."""
+        return cls(
+            tuple(inputs["input_shape"]),
+            np.dtype(inputs["input_dtype"]),
+            size=inputs.get("size"),
+            channels=inputs.get("channels"),
+            columns=tuple(inputs.get("columns", ())),
+        )
 
     @property
     def batch_size(self) -> int:
@@ -55,7 +68,7 @@ class InputForm:
     def __str__(self) -> str:
         shape = ", ".join(map(str, ("N", *self.shape)))
         array = f"{self.dtype} [{shape}], as in training"
-        if not self._is_image:
+        if not self.is_image:
             return array
         height, width, _ = self.shape
         sides = f" of {width} x {height} pixels" if self.size is None else ""
@@ -88,13 +101,13 @@ class InputForm:
 
     def _source(self, inputs: Any) -> np.ndarray | EncodedImages:
         if isinstance(inputs, str | os.PathLike):
-            inputs = find(inputs).inputs
+            inputs = find(inputs, self.columns or None).inputs
         if isinstance(inputs, list | tuple) and inputs and _are_paths(inputs):
             return self._files(inputs)
         return self._array(np.asanyarray(inputs))
 
     def _files(self, paths: Sequence[str | os.PathLike[str]]) -> EncodedImages:
-        if not self._is_image:
+        if not self.is_image:
             raise InputError(
                 f"the run was trained on {self} and not on images: give an array"
             )
@@ -103,7 +116,7 @@ class InputForm:
         )
 
     def _array(self, array: np.ndarray) -> np.ndarray | EncodedImages:
-        if self._is_image and array.dtype == np.uint8 and array.ndim in (3, 4):
+        if self.is_image and array.dtype == np.uint8 and array.ndim in (3, 4):
             array = with_channel_axis(array)
             changes = self.size is not None or self.channels is not None
             fits = array.shape[1:] == self.shape
@@ -120,7 +133,8 @@ class InputForm:
         return array
 
     @property
-    def _is_image(self) -> bool:
+    def is_image(self) -> bool:
+        """Whether an input is a picture, uint8 ``[height, width, channels]``."""
         return self.dtype == np.uint8 and len(self.shape) == 3
 
     @property

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from dal_jax.data.blocks import release
 from dal_jax.data.decode import OtherSize, UnreadableImage, decode, decode_rows
 from dal_jax.data.split import InputSource, Subset
 from dal_jax.errors import InputError
@@ -159,7 +160,9 @@ def stack(inputs: np.ndarray | InputSource, positions: np.ndarray) -> np.ndarray
     if isinstance(inputs, Subset):
         return stack(inputs.source, inputs.positions[positions])
     if isinstance(inputs, np.ndarray):
-        return inputs[positions]
+        rows = inputs[positions]
+        release(inputs)
+        return rows
     if not isinstance(inputs, EncodedImages):
         return np.stack([inputs[position] for position in positions.tolist()])
     batch = np.empty((len(positions), *inputs.shape), np.uint8)

@@ -6,13 +6,16 @@ Labels are class names, or integers from 0 if all of them are integers.
 """
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from dal_jax.data import annotators as voted
 from dal_jax.data.images import FileImages
 from dal_jax.data.split import Dataset, Split
 from dal_jax.errors import InputError
+from dal_jax.files import require_file
 
 
 def load(
@@ -22,6 +25,8 @@ def load(
     data_dir: str | None = None,
     label_column: str = "label",
     clean_label_column: str = "clean_label",
+    label_columns: Sequence[str] = (),
+    annotators: str = "majority",
     channels: int | None = None,
     image_size: int | None = None,
 ) -> Dataset:
@@ -35,6 +40,9 @@ def load(
         CSV file itself.
       label_column: the column of the given labels.
       clean_label_column: the column of the clean ones; it may be absent.
+      label_columns: in place of ``label_column`` for training, a column an annotator,
+        whose values may be empty.
+      annotators: what is made of them, see :mod:`dal_jax.data.annotators`.
       channels: 1 or 3; default 3.
       image_size: see :func:`dal_jax.data.decode.decode`.
 
@@ -51,23 +59,39 @@ def load(
             "dataset.name=list needs dataset.train_path, a CSV file with the columns "
             f"path and {label_column}"
         )
-    columns = (label_column, clean_label_column)
-    train = _read(Path(train_path).expanduser(), *columns)
-    class_names = _class_names(train)
+    columns = ("path", label_column), (clean_label_column,)
+    several = ("path", *label_columns), (clean_label_column,)
+    train = read_table(
+        Path(train_path), *(several if label_columns else columns), empty=label_columns
+    )
+    texts = [train[column] for column in label_columns or (label_column,)]
+    every = [text for column in texts for text in column if text]
+    if not every:
+        raise InputError(
+            f"{train_path}: all annotators left all rows without a label: expected "
+            "one label or more a row; check dataset.label_columns"
+        )
+    class_names = class_names_of(every, train.get(clean_label_column))
 
-    def split(table: dict[str, list[str]], csv_path: str) -> Split:
+    def split(
+        table: dict[str, list[str]], csv_path: str, labels: np.ndarray | None = None
+    ) -> Split:
         path = Path(csv_path).expanduser()
         root = Path(data_dir).expanduser() if data_dir is not None else path.parent
-        clean = table.get("clean_label")
+        clean = table.get(clean_label_column)
         paths = tuple(str(root / x) for x in table["path"])
         return Split(
             inputs=FileImages(channels or 3, image_size, paths),
-            labels=_numbers(table["label"], class_names, label_column, path),
+            labels=(
+                numbers_of(table[label_column], class_names, label_column, path)
+                if labels is None
+                else labels
+            ),
             index=np.arange(len(paths)),
             clean_labels=(
                 None
                 if clean is None
-                else _numbers(clean, class_names, clean_label_column, path)
+                else numbers_of(clean, class_names, clean_label_column, path)
             ),
             source_size=len(paths),
             names=np.array(paths, object),
@@ -75,16 +99,55 @@ def load(
 
     test = None
     if test_path is not None:
-        test = split(_read(Path(test_path).expanduser(), *columns), test_path)
-    return Dataset("list", split(train, train_path), test, class_names)
+        test = split(read_table(Path(test_path), *columns), test_path)
+    if not label_columns:
+        return Dataset("list", split(train, train_path), test, class_names)
+    given = np.stack(
+        [
+            _some_numbers(train[column], class_names, column, train_path)
+            for column in label_columns
+        ],
+        axis=1,
+    )
+    voted.check(given, len(class_names), train_path)
+    annotated, line = voted.annotated(
+        split(train, train_path, given[:, 0]), given, len(class_names), annotators
+    )
+    return Dataset("list", annotated, test, class_names, notes=(line,))
 
 
-def _read(
-    path: Path, label_column: str, clean_label_column: str
+def _some_numbers(
+    texts: Sequence[str], class_names: Sequence[str], column: str, path: Path | str
+) -> np.ndarray:
+    """Class numbers, -1 where there is no text."""
+    filled = [text or class_names[0] for text in texts]
+    known = np.array([bool(text) for text in texts])
+    numbers = numbers_of(filled, class_names, column, path)
+    return np.where(known, numbers, voted.MISSING)
+
+
+def read_table(
+    path: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    empty: Sequence[str] = (),
 ) -> dict[str, list[str]]:
-    """Returns the columns path, label and, if there is one, clean_label."""
-    if not path.is_file():
-        raise InputError(f"no file {path}: expected a CSV file; check the path")
+    """Returns some columns of a CSV file, whose first line names them.
+
+    Args:
+      path: of the file, in UTF-8.
+      columns: those that must be there.
+      optional: those that may be absent.
+      empty: those whose values may be empty.
+
+    Returns:
+      By name the text of every row.
+
+    Raises:
+      InputError: a file, column, row or value is missing.
+    """
+    path = require_file(path, "a CSV file")
     try:
         # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -95,41 +158,51 @@ def _read(
         raise InputError(
             f"{path} is no CSV file ({error}): expected UTF-8 text; export it again"
         ) from None
-    for column in ("path", label_column):
+    for column in columns:
         if column not in present:
             raise InputError(
                 f"{path} has no column {column!r}, it has "
-                f"{', '.join(present) or 'none'}: expected path and label; rename it "
-                "or set dataset.label_column"
+                f"{', '.join(present) or 'none'}: expected {' and '.join(columns)}; "
+                "rename it or set dataset.label_column"
             )
     if not rows:
         raise InputError(
             f"{path} lists no image: expected one per line after the header; add them"
         )
-    columns = {"path": "path", "label": label_column}
-    if clean_label_column in present:
-        columns["clean_label"] = clean_label_column
     table = {}
-    for key, column in columns.items():
-        table[key] = [(row[column] or "").strip() for row in rows]
-        if "" in table[key]:
+    for column in (*columns, *(name for name in optional if name in present)):
+        table[column] = [(row[column] or "").strip() for row in rows]
+        if "" in table[column] and column not in empty:
             raise InputError(
-                f"{path}: row {table[key].index('')} has no {column}: expected one in "
-                "every row; fill it in or remove the row"
+                f"{path}: row {table[column].index('')} has no {column}: expected one "
+                "in every row; fill it in or remove the row"
             )
     return table
 
 
-def _class_names(table: dict[str, list[str]]) -> tuple[str, ...]:
-    names = {*table["label"], *table.get("clean_label", [])}
+def class_names_of(
+    labels: Sequence[str], clean_labels: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Returns the classes of labels that are text.
+
+    Example:
+      >>> class_names_of(["dog", "ant"]), class_names_of(["1", "0"], ["2", "0"])
+      (('ant', 'dog'), ('0', '1', '2'))
+    """
+    names = {*labels, *(clean_labels or ())}
     if all(_is_integer(name) for name in names):
         return tuple(str(label) for label in range(max(map(int, names)) + 1))
     return tuple(sorted(names))
 
 
-def _numbers(
-    labels: list[str], class_names: tuple[str, ...], column: str, path: Path
+def numbers_of(
+    labels: Sequence[str], class_names: Sequence[str], column: str, path: Path | str
 ) -> np.ndarray:
+    """Returns the class numbers of labels that are text, int32 ``[N]``.
+
+    Raises:
+      InputError: a label that is no class.
+    """
     number = {name: label for label, name in enumerate(class_names)}
     # The integer "07" names the class "7".
     integers = all(_is_integer(name) for name in class_names)

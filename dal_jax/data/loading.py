@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dal_jax.data import arrays, cache, digits, folder, listing, tfds
+from dal_jax.data import annotators, arrays, cache, digits, folder, listing, tfds
+from dal_jax.data.array_files import Columns
 from dal_jax.data.images import ArrayImages
 from dal_jax.data.materialize import materialize
 from dal_jax.data.split import Dataset, Split
@@ -40,6 +41,29 @@ def _load_list(config: "DatasetConfig") -> Dataset:
         data_dir=config.data_dir,
         label_column=config.label_column,
         clean_label_column=config.clean_label_column,
+        label_columns=(
+            ()
+            if config.label_columns is None
+            else annotators.columns_of(config.label_columns)
+        ),
+        annotators=config.annotators,
+        channels=config.channels,
+        image_size=config.image_size,
+    )
+
+
+def _load_arrays(config: "DatasetConfig") -> Dataset:
+    chosen = config.input_columns
+    return arrays.load(
+        config.train_path,
+        config.test_path,
+        train_labels=config.train_labels,
+        test_labels=config.test_labels,
+        columns=Columns(
+            label=config.label_column,
+            clean_label=config.clean_label_column,
+            inputs=None if chosen is None else tuple(chosen.split(",")),
+        ),
         channels=config.channels,
         image_size=config.image_size,
     )
@@ -48,12 +72,7 @@ def _load_list(config: "DatasetConfig") -> Dataset:
 _SOURCES: dict[str, Callable[["DatasetConfig"], Dataset]] = {
     "digits": lambda config: digits.load(),
     "tfds": _load_tfds,
-    "arrays": lambda config: arrays.load(
-        config.train_path,
-        config.test_path,
-        channels=config.channels,
-        image_size=config.image_size,
-    ),
+    "arrays": _load_arrays,
     "folder": lambda config: folder.load(
         config.train_path,
         config.test_path,
@@ -121,9 +140,19 @@ def listed(config: "DatasetConfig") -> Dataset:
     """
     _check(config)
     dataset = _SOURCES[config.name](config)
+    if config.annotators_path is not None:
+        dataset = _annotated(dataset, config.annotators_path, config.annotators)
     if config.max_classes is not None:
         dataset = first_classes(dataset, config.max_classes)
     return dataset
+
+
+def _annotated(dataset: Dataset, path: str, way: str) -> Dataset:
+    where = f"dataset.annotators_path={path}"
+    given = annotators.rows_of(annotators.read(path), dataset.train, where)
+    annotators.check(given, dataset.num_classes, where)
+    train, line = annotators.annotated(dataset.train, given, dataset.num_classes, way)
+    return dataclasses.replace(dataset, train=train, notes=(*dataset.notes, line))
 
 
 def _prepare(
@@ -160,6 +189,23 @@ def _check(config: "DatasetConfig"):
                 f"dataset.{field}={value}: expected "
                 f"{' or '.join(str(x) for x in known if x is not None)}"
             )
+    annotators.check_way(config.annotators)
+    if config.label_columns is not None and config.name != "list":
+        raise InputError(
+            "dataset.label_columns is for dataset.name=list: expected "
+            "dataset.annotators_path for other sources; set that"
+        )
+    if config.label_columns is not None and config.annotators_path is not None:
+        raise InputError(
+            "dataset.label_columns and dataset.annotators_path are both given: "
+            "expected the annotators' labels in one place; leave one out"
+        )
+    several = config.label_columns is not None or config.annotators_path is not None
+    if config.annotators == "distribution" and not several:
+        raise InputError(
+            "dataset.annotators=distribution without labels of several annotators: "
+            "expected dataset.label_columns or dataset.annotators_path; set one"
+        )
     if config.image_size is not None and config.image_size < 1:
         raise InputError(f"dataset.image_size={config.image_size}: expected at least 1")
     if config.workers is not None and config.workers < 0:

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dal_jax.errors import InputError
 
@@ -82,6 +83,8 @@ class Split:
         ``index`` is only the position in storage; then no ``.npy`` label file fits.
       source_size: the number of examples in the source before anything was left out,
         which is the length of a label file in the original order. Default: ``N``.
+      label_distributions: float32 ``[N, K]``, what the loss is given in place of
+        ``labels``, or None. Noise, metrics and the audit still take ``labels``.
       names: the name by which a user knows each example, e.g. the path of its image: an
         array ``[N]`` of strings; None if the source has no names.
 
@@ -102,8 +105,9 @@ class Split:
     index_is_original: bool = True
     source_size: int = None  # pyright: ignore[reportAssignmentType]
     names: np.ndarray | None = None
+    label_distributions: np.ndarray | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         def fill(field: str, value):
             object.__setattr__(self, field, value)  # the dataclass is frozen
 
@@ -130,6 +134,10 @@ class Split:
                     "belong together"
                 )
 
+        if self.label_distributions is not None:
+            fill("label_distributions", np.asarray(self.label_distributions))
+            _check_distributions(self.label_distributions, self.labels)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -150,7 +158,7 @@ class Split:
         """The dtype of the inputs."""
         return np.dtype(self.inputs.dtype)
 
-    def take(self, positions) -> "Split":
+    def take(self, positions: ArrayLike) -> "Split":
         """Returns the examples at ``positions`` (ints ``[M]``), in that order."""
         positions = np.asarray(positions, np.int64)
         if isinstance(self.inputs, np.ndarray) and self.in_memory:
@@ -168,6 +176,11 @@ class Split:
                 None if self.clean_labels is None else self.clean_labels[positions]
             ),
             names=None if self.names is None else self.names[positions],
+            label_distributions=(
+                None
+                if self.label_distributions is None
+                else self.label_distributions[positions]
+            ),
         )
 
 
@@ -176,6 +189,23 @@ def _check_labels(name: str, labels: np.ndarray):
         raise InputError(
             f"{name} are {labels.dtype} {list(labels.shape)}: expected integers, the "
             "number of each example's class; convert them"
+        )
+
+
+def _check_distributions(given: np.ndarray, labels: np.ndarray):
+    fits = given.ndim == 2 and len(given) == len(labels) and given.dtype.kind == "f"
+    if not fits or labels.ndim != 1:
+        raise InputError(
+            f"label distributions are {given.dtype} {list(given.shape)} for "
+            f"{list(labels.shape)} labels: expected floats [N, K] for [N] labels; "
+            "convert them"
+        )
+    bad = ~((given >= 0).all(axis=1) & (abs(given.sum(axis=1) - 1) < 1e-3))
+    if bad.any():
+        raise InputError(
+            f"{int(bad.sum())} label distributions are none, the first is row "
+            f"{int(np.argmax(bad))}: expected numbers of at least 0 whose sum is 1; "
+            "divide each row by its sum"
         )
 
 
@@ -190,6 +220,8 @@ class Dataset:
       class_names: the name of every class, in the order of the integer labels.
       skipped: names (e.g. paths) of images that did not decode and were left out by
         ``on_unreadable="skip"``.
+      columns: of a table, those that the inputs come from, in their order.
+      notes: lines about the data that a person would want to know.
     """
 
     name: str
@@ -197,6 +229,8 @@ class Dataset:
     test: Split | None
     class_names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

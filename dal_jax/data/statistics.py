@@ -1,10 +1,13 @@
-"""Mean and standard deviation of a training set's pixels."""
+"""Mean and standard deviation of a training set's pixels; its classes, counted."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from dal_jax.data.split import InputSource
 
 _SAMPLE = 2_000
+_MOST_NAMED = 10
 
 
 def image_statistics(
@@ -35,3 +38,29 @@ def image_statistics(
         mean.append(float(share @ values))
         std.append(float(np.sqrt(share @ (values - mean[-1]) ** 2)) or 1.0)
     return tuple(mean), tuple(std)
+
+
+def class_counts(labels: np.ndarray, class_names: Sequence[str]) -> str:
+    """Returns a line on how many examples each class has, short for many classes.
+
+    Args:
+      labels: integers of any shape; those below 0 are none.
+      class_names: one a class.
+
+    Example:
+      >>> class_counts(np.array([0, 1, 1]), ("ant", "bee"))
+      'training examples a class: ant 1, bee 2'
+    """
+    counts = np.bincount(labels[labels >= 0].ravel(), minlength=len(class_names))
+    if len(counts) <= _MOST_NAMED:
+        named = zip(class_names, counts, strict=True)
+        each = ", ".join(f"{name} {count:,}" for name, count in named)
+    else:
+        fewest, most = int(counts.argmin()), int(counts.argmax())
+        each = (
+            f"{len(counts)} classes of {counts[fewest]:,} ({class_names[fewest]}) to "
+            f"{counts[most]:,} ({class_names[most]}), median {np.median(counts):,.0f}"
+        )
+        empty = int((counts == 0).sum())
+        each += f"; {empty} have none" if empty else ""
+    return f"training examples a class: {each}"

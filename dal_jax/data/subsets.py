@@ -66,6 +66,12 @@ def first_classes(dataset: Dataset, max_classes: int) -> Dataset:
                 f"dataset.max_classes={max_classes} leaves no {label} example: "
                 "expected at least one; raise it"
             )
+        shares = kept.label_distributions
+        if shares is not None:
+            # What is left of each; the kept class itself is among the most given ones.
+            shares = shares[:, :max_classes]
+            shares = shares / shares.sum(axis=1, keepdims=True)
+            kept = dataclasses.replace(kept, label_distributions=shares)
         clean = kept.clean_labels
         if clean is not None and clean.max() >= max_classes:
             kept = dataclasses.replace(kept, clean_labels=None)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dal_jax.data import parquet
 from dal_jax.data.folder import images_below
 from dal_jax.errors import InputError
+from dal_jax.files import require_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +32,16 @@ class Unlabelled:
         return len(self.names)
 
 
-def find(path: str | os.PathLike[str]) -> Unlabelled:
+def find(
+    path: str | os.PathLike[str], columns: Sequence[str] | None = None
+) -> Unlabelled:
     """Returns the inputs at a path; images are not yet decoded.
 
     Args:
       path: a folder, whose images are read at any depth; a ``.csv`` with a column
         ``path``, relative to the file itself; an ``.npy``; an ``.npz`` with ``images``
-        or ``inputs`` or a single array; or an image file.
+        or ``inputs`` or a single array; a ``.parquet``; or an image file.
+      columns: of a Parquet file, those to take; see :func:`dal_jax.data.parquet.read`.
 
     Raises:
       InputError: the path does not exist, or holds no inputs.
@@ -46,14 +51,16 @@ def find(path: str | os.PathLike[str]) -> Unlabelled:
         return _folder(path)
     if not path.exists():
         raise InputError(
-            f"no file or folder {path}: expected images, a .csv, an .npy or an .npz; "
-            "check the path"
+            f"no file or folder {path}: expected images, a .csv, an .npy, an .npz "
+            "or a .parquet; check the path"
         )
     suffix = path.suffix.lower()
     if suffix == ".csv":
         return _list(path)
-    if suffix in (".npy", ".npz"):
-        array = _array(path)
+    if suffix in (".npy", ".npz", ".parquet"):
+        path = require_file(path, f"a file of the kind {suffix}")
+        is_table = suffix == ".parquet"
+        array = parquet.read(path, columns)["inputs"] if is_table else _array(path)
         return Unlabelled([str(i) for i in range(len(array))], array)
     return Unlabelled([str(path)], [str(path)])
 
@@ -69,6 +76,7 @@ def _folder(path: Path) -> Unlabelled:
 
 
 def _list(path: Path) -> Unlabelled:
+    path = require_file(path, "a CSV file")
     try:
         # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
         with path.open(newline="", encoding="utf-8-sig") as file:

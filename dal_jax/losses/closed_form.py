@@ -18,6 +18,7 @@ where=where)``.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def of_label(
     term: Term,
     logits: jax.typing.ArrayLike,
     labels: jax.typing.ArrayLike,
-    parameters: tuple = (),
+    parameters: tuple[Any, ...] = (),
     *,
     entropy_weight: jax.typing.ArrayLike | None = None,
     axis: int = -1,

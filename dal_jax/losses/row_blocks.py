@@ -24,7 +24,7 @@ class Head(NamedTuple):
 
     kernel: jax.Array
     bias: jax.Array | None
-    captured: tuple  # float arrays that the loss closes over
+    captured: tuple[Any, ...]  # float arrays that the loss closes over
 
 
 class Rows(NamedTuple):

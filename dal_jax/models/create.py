@@ -14,7 +14,7 @@ from dal_jax.errors import InputError, unknown_name
 from dal_jax.models import resnet, vit
 from dal_jax.models.cnn import CNN
 from dal_jax.models.mlp import MLP, linear
-from dal_jax.models.pretrained import as_rngs, pretrained
+from dal_jax.models.pretrained import Description, as_rngs, describe, pretrained
 
 _CONSTRUCTORS: dict[str, Callable[..., nnx.Module]] = {
     "linear": linear,
@@ -28,6 +28,7 @@ _CONSTRUCTORS: dict[str, Callable[..., nnx.Module]] = {
     "vit_small": vit.vit_small,
     "vit_base": vit.vit_base,
 }
+_OF_ANY_SHAPE = ("linear", "mlp")
 _OF_ALL = ("image_shape", "num_classes", "dtype", "axis_name", "rngs")
 
 
@@ -101,19 +102,14 @@ def create(
       >>> model(jnp.zeros((2, 8, 8, 1)), train=False).shape
       (2, 10)
     """
-    known = options(name)
-    for option in given:
-        if option not in known:
-            raise InputError(
-                f"model {name!r} has no option {option!r}: it accepts "
-                f"{', '.join(known) or 'none'}"
-            )
-    construct = functools.partial(
-        _CONSTRUCTORS[name],
-        image_shape=image_shape,
-        dtype=dtype,
-        axis_name=axis_name,
-        **given,
+    if len(image_shape) != 3 and name in _CONSTRUCTORS and name not in _OF_ANY_SHAPE:
+        raise InputError(
+            f"model {name!r} takes images [height, width, channels], and an input has "
+            f"the shape {list(image_shape)}: expected one of {', '.join(_OF_ANY_SHAPE)}"
+            " for it; set model.name"
+        )
+    construct = _constructor(
+        name, given, image_shape=image_shape, dtype=dtype, axis_name=axis_name
     )
     if weights is not None:
         return pretrained(
@@ -121,7 +117,7 @@ def create(
             weights,
             num_classes=num_classes,
             rngs=rngs,
-            stem_as_in_file="small_images" in known and "small_images" not in given,
+            stem_as_in_file=_stem_is_open(name, given),
         )
     if num_classes is None or rngs is None:
         raise InputError(
@@ -129,3 +125,39 @@ def create(
             "rngs=nnx.Rngs(0)"
         )
     return construct(num_classes=num_classes, rngs=as_rngs(rngs))
+
+
+def describe_weights(
+    name: str, weights: str | os.PathLike[str], **given: Any
+) -> Description:
+    """Returns what a file of weights says about itself.
+
+    Args:
+      name: the network that it is for.
+      weights: a .safetensors file.
+      **given: the network's own options.
+
+    Raises:
+      InputError: a file that cannot be read, or that is of another network.
+    """
+    # Large enough for every network: the names depend on no shape.
+    construct = _constructor(name, given, image_shape=(64, 64, 3))
+    return describe(construct, weights, stem_as_in_file=_stem_is_open(name, given))
+
+
+def _constructor(
+    name: str, given: dict[str, Any], **common: Any
+) -> Callable[..., nnx.Module]:
+    known = options(name)
+    for option in given:
+        if option not in known:
+            raise InputError(
+                f"model {name!r} has no option {option!r}: it accepts "
+                f"{', '.join(known) or 'none'}"
+            )
+    return functools.partial(_CONSTRUCTORS[name], **common, **given)
+
+
+def _stem_is_open(name: str, given: dict[str, Any]) -> bool:
+    """Whether a file decides the form of a ResNet's stem."""
+    return "small_images" in options(name) and "small_images" not in given

@@ -75,6 +75,6 @@ class MLP(nnx.Module):
         return self.head(self.features(inputs, train))
 
 
-def linear(**common) -> MLP:
+def linear(**common: Any) -> MLP:
     """The logits as a linear function of the inputs."""
     return MLP(hidden=(), **common)

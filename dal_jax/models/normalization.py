@@ -33,3 +33,19 @@ def normalization(name: str) -> Normalization:
     if name not in NORMALIZATIONS:
         raise unknown_name("normalization", name, NORMALIZATIONS)
     return NORMALIZATIONS[name]
+
+
+def expected_by(family: str, whose: str) -> Normalization | None:
+    """Returns what weights of a kind of network most likely expect.
+
+    Args:
+      family: a key of :data:`dal_jax.models.weight_names.NAMINGS`.
+      whose: the library whose names the file has.
+
+    Example:
+      >>> expected_by("vit", "timm") == normalization("inception")
+      True
+    """
+    if family == "resnet" or whose == "torchvision":
+        return NORMALIZATIONS["imagenet"]
+    return NORMALIZATIONS["inception"] if family == "vit" else None

@@ -1,9 +1,11 @@
 """Networks whose parameters come from a file."""
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,26 @@ from flax import nnx, traverse_util
 from dal_jax.errors import InputError
 from dal_jax.models import weights
 from dal_jax.models.heads import is_head
+from dal_jax.models.normalization import Normalization, expected_by
 from dal_jax.models.vit import resize_positions
+from dal_jax.models.weight_names import family
 from dal_jax.models.weights import Place
+
+
+class Description(NamedTuple):
+    """What a file of weights says about itself.
+
+    Attributes:
+      sha256: of its bytes, as Hugging Face shows it.
+      num_classes: the logits of its last layer; ``None`` if it has none.
+      small_images: whether a ResNet's stem is 3x3; ``None`` for other networks.
+      normalization: of the pixels in its training; ``None`` if that is not known.
+    """
+
+    sha256: str
+    num_classes: int | None
+    small_images: bool | None
+    normalization: Normalization | None
 
 
 def as_rngs(source: nnx.Rngs | jax.Array) -> nnx.Rngs:
@@ -47,15 +67,8 @@ def pretrained(
       rngs: what a new last layer is drawn from.
       stem_as_in_file: whether the form of a ResNet's stem is the file's.
     """
-    # What the parameters are called depends neither on the classes nor on the stem.
-    form = {"small_images": True} if stem_as_in_file else {}
-    sketch = _sketch(functools.partial(construct, num_classes=1, **form))
-    names = weights.parameter_names(_leaves(sketch)).values()
-    stored = weights.read(path, names)
-    if stem_as_in_file:
-        form = {"small_images": stored.get("stem.weight").shape[-1:] == (3,)}
-    head = next(filter(is_head, names))
-    classes = len(stored.get(head)) if stored.holds(head) else None
+    stored, names, form = _read(construct, path, stem_as_in_file)
+    classes = _num_classes(stored, names)
     if num_classes is None and classes is None:
         raise InputError(f"weights {path} have no last layer: give num_classes")
     keeps_head = classes is not None and num_classes in (None, classes)
@@ -79,6 +92,50 @@ def pretrained(
     graph, state = nnx.split(sketch)
     nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(arrays))
     return nnx.merge(graph, state)
+
+
+def describe(
+    construct: Callable[..., nnx.Module],
+    path: str | os.PathLike[str],
+    *,
+    stem_as_in_file: bool,
+) -> Description:
+    """Returns what a file says about itself; arguments as of :func:`pretrained`.
+
+    Raises:
+      InputError: the file cannot be read, or has the names of another network.
+    """
+    stored, names, form = _read(construct, path, stem_as_in_file)
+    said = stored.normalization()
+    with Path(path).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Description(
+        sha256,
+        _num_classes(stored, names),
+        form.get("small_images"),
+        said or expected_by(family(names), stored.naming.whose),
+    )
+
+
+def _read(
+    construct: Callable[..., nnx.Module],
+    path: str | os.PathLike[str],
+    stem_as_in_file: bool,
+) -> tuple[weights.Stored, list[str], dict[str, bool]]:
+    """A file, the network's parameters by name, and the form of a ResNet's stem."""
+    # What the parameters are called depends neither on the classes nor on the stem.
+    form = {"small_images": True} if stem_as_in_file else {}
+    sketch = _sketch(functools.partial(construct, num_classes=1, **form))
+    names = list(weights.parameter_names(_leaves(sketch)).values())
+    stored = weights.read(path, names)
+    if stem_as_in_file:
+        form = {"small_images": stored.get("stem.weight").shape[-1:] == (3,)}
+    return stored, names, form
+
+
+def _num_classes(stored: weights.Stored, names: list[str]) -> int | None:
+    head = next(filter(is_head, names))
+    return len(stored.get(head)) if stored.holds(head) else None
 
 
 def _sketch(construct: Callable[..., nnx.Module]) -> nnx.Module:

@@ -76,7 +76,7 @@ class BasicBlock(_Block):
     """Two 3x3 convolutions, each with batch norm, around a shortcut."""
 
     def __init__(
-        self, inputs: int, width: int, stride: int, *, rngs: nnx.Rngs, **common
+        self, inputs: int, width: int, stride: int, *, rngs: nnx.Rngs, **common: Any
     ):
         super().__init__(**common)
         self.convolution1 = self.convolution(inputs, width, stride=stride, rngs=rngs)
@@ -98,7 +98,7 @@ class BottleneckBlock(_Block):
     expansion = 4
 
     def __init__(
-        self, inputs: int, width: int, stride: int, *, rngs: nnx.Rngs, **common
+        self, inputs: int, width: int, stride: int, *, rngs: nnx.Rngs, **common: Any
     ):
         super().__init__(**common)
         outputs = width * self.expansion
@@ -122,7 +122,7 @@ class PreActivationBlock(_Block):
     """Batch norm and ReLU before each of two 3x3 convolutions; a clean shortcut."""
 
     def __init__(
-        self, inputs: int, width: int, stride: int, *, rngs: nnx.Rngs, **common
+        self, inputs: int, width: int, stride: int, *, rngs: nnx.Rngs, **common: Any
     ):
         super().__init__(**common)
         self.norm1 = self.norm(inputs)
@@ -244,28 +244,34 @@ def _check_size(image_shape: tuple[int, int, int], smallest: int) -> None:
         )
 
 
-def resnet18(*, small_images: bool = True, remat: bool = False, **common) -> ResNet:
+def resnet18(
+    *, small_images: bool = True, remat: bool = False, **common: Any
+) -> ResNet:
     """ResNet-18, by default for 32x32 images."""
     return ResNet(
         BasicBlock, (2, 2, 2, 2), small_images=small_images, remat=remat, **common
     )
 
 
-def resnet34(*, small_images: bool = True, remat: bool = False, **common) -> ResNet:
+def resnet34(
+    *, small_images: bool = True, remat: bool = False, **common: Any
+) -> ResNet:
     """ResNet-34, by default for 32x32 images."""
     return ResNet(
         BasicBlock, (3, 4, 6, 3), small_images=small_images, remat=remat, **common
     )
 
 
-def preact_resnet18(*, remat: bool = False, **common) -> ResNet:
+def preact_resnet18(*, remat: bool = False, **common: Any) -> ResNet:
     """PreAct-ResNet-18 for 32x32 images."""
     return ResNet(
         PreActivationBlock, (2, 2, 2, 2), small_images=True, remat=remat, **common
     )
 
 
-def resnet50(*, small_images: bool = False, remat: bool = False, **common) -> ResNet:
+def resnet50(
+    *, small_images: bool = False, remat: bool = False, **common: Any
+) -> ResNet:
     """ResNet-50, by default for 224x224 images, initialised as torchvision's."""
     return ResNet(
         BottleneckBlock,

@@ -206,16 +206,16 @@ def resize_positions(
     return jnp.concatenate([token, patches.reshape(1, -1, width)], axis=1)
 
 
-def vit_tiny(*, remat: bool = False, **common) -> VisionTransformer:
+def vit_tiny(*, remat: bool = False, **common: Any) -> VisionTransformer:
     """ViT-Ti/16: width 192, 3 heads."""
     return VisionTransformer(192, 3, remat=remat, **common)
 
 
-def vit_small(*, remat: bool = False, **common) -> VisionTransformer:
+def vit_small(*, remat: bool = False, **common: Any) -> VisionTransformer:
     """ViT-S/16: width 384, 6 heads."""
     return VisionTransformer(384, 6, remat=remat, **common)
 
 
-def vit_base(*, remat: bool = False, **common) -> VisionTransformer:
+def vit_base(*, remat: bool = False, **common: Any) -> VisionTransformer:
     """ViT-B/16: width 768, 12 heads."""
     return VisionTransformer(768, 12, remat=remat, **common)

@@ -6,6 +6,7 @@ A file's tensors go by the names of timm, torchvision or transformers
 strictly both ways.
 """
 
+import json
 import math
 import os
 import re
@@ -22,6 +23,7 @@ from flax import nnx
 
 from dal_jax.errors import InputError
 from dal_jax.models.heads import is_head
+from dal_jax.models.normalization import Normalization
 from dal_jax.models.weight_names import NAMINGS, UNUSED, Naming, family
 
 # The last part of a parameter's place in a module, and what PyTorch calls it.
@@ -58,6 +60,11 @@ class Stored(NamedTuple):
         names = self.naming.names(parameter)
         parts = [np.atleast_1d(self.tensors[name]) for name in names]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def normalization(self) -> Normalization | None:
+        """Returns the pixels' means and deviations that :func:`save_weights` wrote."""
+        given = self.metadata.get("normalization")
+        return None if given is None else Normalization(*map(tuple, json.loads(given)))
 
     def grid(self, wanted: tuple[int, int]) -> tuple[int, int]:
         """Returns the rows and columns of patches that the file's positions are for.
@@ -254,6 +261,7 @@ def save_weights(
     params: Any = None,
     model_state: Any = None,
     head: bool = True,
+    normalization: Normalization | None = None,
 ) -> None:
     """Writes a network's weights as float32 to a safetensors file.
 
@@ -267,6 +275,8 @@ def save_weights(
         ``functionalize`` gives them and training changes them.
       model_state: batch norm's statistics, likewise.
       head: whether to write the last layer.
+      normalization: the means and deviations of the pixels that it was trained on;
+        a configuration with ``model.weights`` then normalises likewise.
     """
     state = nnx.to_pure_dict(nnx.state(module))
     arrays = flatten(state) | flatten(params or {}) | flatten(model_state or {})
@@ -281,6 +291,8 @@ def save_weights(
     grid = getattr(module, "grid", None)
     if grid is not None:
         metadata["patch_grid"] = "x".join(map(str, grid))
+    if normalization is not None:
+        metadata["normalization"] = json.dumps(normalization)
     path = Path(path)
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_bytes(safetensors.numpy.save(tensors, metadata))

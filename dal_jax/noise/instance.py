@@ -50,8 +50,12 @@ def instance_dependent(
     standard deviation 1 in each channel of ``images``) have little in common, and a
     class spreads over many wrong labels.
 
+    The same holds of any other numbers, e.g. features ``[N, D]``, which are
+    ``standardized`` along their last axis, or taken as they are (``raw``).
+
     Args:
-      images: uint8 ``[N, H, W, C]``, or a source of such images (``len``, item).
+      images: uint8 ``[N, H, W, C]``, or numbers ``[N, ...]``, or a source of such
+        (``len``, item).
       labels: ``[N]`` integers in ``[0, num_classes)``.
       num_classes: at least 2.
       rate: mean of the distribution of flip rates before truncation, in [0, 1].
@@ -65,8 +69,8 @@ def instance_dependent(
       ``[N]`` int32 noisy labels.
 
     Raises:
-      InputError: an argument out of range, an unknown scaling, images that are not
-        uint8 or not as many as labels.
+      InputError: an argument out of range, an unknown scaling or one that does not
+        fit, inputs that are no numbers or not as many as labels.
 
     Example:
       >>> images = np.random.default_rng(0).integers(0, 256, (500, 4, 4, 1), np.uint8)
@@ -127,7 +131,8 @@ def _num_pixels(images: Any) -> int:
     return int(np.prod(np.shape(images[0])))
 
 
-def _chunks(images: Any, positions: np.ndarray) -> Iterator[np.ndarray]:
+def _chunks(images: Any, positions: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    positions = np.arange(len(images)) if positions is None else positions
     size = max(1, _CHUNK_PIXELS // _num_pixels(images))
     for start in range(0, len(positions), size):
         yield positions[start : start + size]
@@ -138,30 +143,54 @@ def _gather(images: Any, positions: np.ndarray) -> np.ndarray:
         batch = images[positions]
     else:
         batch = np.stack([images[int(position)] for position in positions])
-    if batch.dtype != np.uint8 or batch.ndim != 4:
+    if batch.dtype.kind not in "fiub" or batch.ndim < 2:
         raise InputError(
-            "noise kind instance needs uint8 images of shape (H, W, C), got shape "
+            "noise kind instance needs images or other numbers, got shape "
             f"{batch.shape[1:]} and dtype {batch.dtype}; convert them"
         )
     return batch
 
 
 def _scaling(images: Any, pixel_scaling: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what to subtract from uint8 pixels and what to divide them by."""
+    """Returns what to subtract from the inputs and what to divide them by."""
+    first = _gather(images, np.arange(1))
+    is_image = first.dtype == np.uint8 and first.ndim == 4
+    if pixel_scaling == "unit" and not is_image:
+        raise InputError(
+            f"noise.pixel_scaling=unit is for uint8 images, got shape {first.shape[1:]}"
+            f" and dtype {first.dtype}: expected raw or standardized; set one of them"
+        )
     if pixel_scaling != "standardized":
         return np.zeros(1), np.array([1.0 if pixel_scaling == "raw" else 255.0])
+    batches = (_gather(images, chunk) for chunk in _chunks(images))
+    mean, std = _of_pixels(batches) if is_image else _of_numbers(batches)
+    return mean, np.where(std > 0, std, 1.0)
+
+
+def _of_pixels(batches: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     # Integer sums are exact, so mean and std do not depend on the order.
     levels = np.arange(256)
     counts: Any = 0
-    for chunk in _chunks(images, np.arange(len(images))):
-        batch = _gather(images, chunk)
+    for batch in batches:
         counts = counts + np.stack(
             [np.bincount(c.ravel(), minlength=256) for c in np.moveaxis(batch, -1, 0)]
         )
     shares = counts / counts.sum(axis=1, keepdims=True)
     mean = shares @ levels
-    std = np.sqrt(np.sum(shares * (levels - mean[:, None]) ** 2, axis=1))
-    return mean, np.where(std > 0, std, 1.0)
+    return mean, np.sqrt(np.sum(shares * (levels - mean[:, None]) ** 2, axis=1))
+
+
+def _of_numbers(batches: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    count, total, squares, shift = 0, 0.0, 0.0, None
+    for batch in batches:
+        rows = batch.reshape(-1, batch.shape[-1]).astype(np.float64)
+        # Around the first rows' mean, the square of the mean is small.
+        shift = rows.mean(axis=0) if shift is None else shift
+        count += len(rows)
+        total = total + (rows - shift).sum(axis=0)
+        squares = squares + np.square(rows - shift).sum(axis=0)
+    mean = np.asarray(total / count)
+    return shift + mean, np.sqrt(np.maximum(squares / count - mean**2, 0))
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

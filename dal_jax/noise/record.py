@@ -5,13 +5,12 @@ import json
 import os
 import zipfile
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dal_jax.errors import InputError
-from dal_jax.files import write_atomically
+from dal_jax.files import require_file, write_atomically
 
 # Errors that numpy raises for damaged or mislabelled files.
 _UNREADABLE = (
@@ -224,14 +223,13 @@ def read_numpy(path: str | os.PathLike[str]) -> np.ndarray | dict[str, np.ndarra
     Raises:
       InputError: the file is missing, damaged, or holds Python objects.
     """
+    path = require_file(path, "numbers saved by numpy")
     try:
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
                 return content
             return {name: content[name] for name in content.files}
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}; check the path") from None
     except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(

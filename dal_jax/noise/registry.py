@@ -71,7 +71,8 @@ def apply(
       source_size: the number of examples in the whole source; default: ``N``.
       index_is_original: false if the source records no original order; then a label
         file is accepted only if it is an ``.npz`` whose clean labels are the data's.
-      images: kind ``instance``: uint8 ``[N, H, W, C]``, or a source of such images.
+      images: kind ``instance``: uint8 ``[N, H, W, C]``, other numbers ``[N, ...]``, or
+        a source of such.
       path: kind ``file``: labels as ``.npy`` or a ``noise.npz``; kind
         ``transition_matrix``: the matrix as ``.npy``, or a ``noise.npz``'s own.
       class_map: kind ``asymmetric``: a name or the target of each class.

@@ -9,6 +9,29 @@ import numpy as np
 # A thumbnail's longer side, and up to which side an image keeps every pixel.
 _THUMBNAIL = 128
 _TINY = 48
+# How many numbers of an input that is no image are shown.
+_MOST_VALUES = 8
+
+
+def shown(content: np.ndarray | None) -> tuple[str | None, str]:
+    """Returns how an input is shown: as a picture's data URI, or as a few numbers.
+
+    Args:
+      content: uint8 ``[H, W, C]`` of 1 or 3 channels is a picture; ``None`` is shown
+        as nothing.
+
+    Example:
+      >>> shown(np.arange(10) / 4)
+      (None, '0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, and 2 more')
+    """
+    if content is None:
+        return None, ""
+    if content.dtype == np.uint8 and content.ndim == 3 and content.shape[-1] in (1, 3):
+        return thumbnail(content), ""
+    flat = content.ravel()
+    some = ", ".join(f"{value:.4g}" for value in flat[:_MOST_VALUES].tolist())
+    more = len(flat) - _MOST_VALUES
+    return None, f"{some}, and {more:,} more" if more > 0 else some
 
 
 def thumbnail(pixels: np.ndarray) -> str:
@@ -70,6 +93,27 @@ def heat_map(matrix: np.ndarray, class_names: Sequence[str]) -> str:
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
+    return _data_uri("png", buffer.getvalue())
+
+
+def pixel_map(matrix: np.ndarray, most: float) -> str:
+    """Returns shares as a PNG's data URI, a pixel each; what is not there is clear.
+
+    It is seen on light and on dark ground, and takes no time to draw.
+
+    Args:
+      matrix: floating ``[K, K]``; nan is clear.
+      most: the share that is drawn in full strength.
+    """
+    from PIL import Image
+
+    strength = np.clip(np.nan_to_num(matrix) / max(most, 1e-9), 0, 1)
+    # A single pixel must be seen, so nothing that is there is faint.
+    alpha = np.where(strength > 0, 50 + 205 * np.sqrt(strength), 0)
+    pixels = np.empty((*matrix.shape, 4), np.uint8)
+    pixels[..., :3], pixels[..., 3] = (224, 90, 40), alpha.astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return _data_uri("png", buffer.getvalue())
 
 

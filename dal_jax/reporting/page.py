@@ -1,21 +1,18 @@
 """The page of an audit: one file that works offline, on any screen and on paper."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dal_jax.reporting import figures
+from dal_jax.reporting.html import template
 
 # Up to so many classes the matrix is a table that can be read; beyond, a picture.
 _MOST_IN_TABLE = 20
 # How many examples of a class the table of classes points to.
 _MOST_LINKS = 8
-# How many numbers of an input that is no image are shown.
-_MOST_VALUES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +81,7 @@ class AuditPage:
 def render(page: AuditPage) -> str:
     """Returns the page as HTML that refers to nothing outside itself."""
     names = page.class_names
-    return _template("label_issues.html").render(
+    return template("label_issues.html").render(
         page=page,
         num_examples=int(page.class_sizes.sum()),
         num_issues=int(page.class_issues.sum()),
@@ -104,31 +101,8 @@ def render(page: AuditPage) -> str:
     )
 
 
-@functools.cache
-def _template(name: str) -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["grouped"] = "{:,}".format
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    return environment.get_template(name)
-
-
 def _card(example: Example, names: Sequence[str]) -> dict[str, Any]:
-    content = example.content
-    is_image = (
-        content is not None
-        and content.dtype == np.uint8
-        and content.ndim == 3
-        and content.shape[-1] in (1, 3)
-    )
-    numbers = "" if content is None or is_image else _values(content)
+    picture, numbers = figures.shown(example.content)
     return {
         "rank": example.rank,
         "given": names[example.given],
@@ -138,9 +112,7 @@ def _card(example: Example, names: Sequence[str]) -> dict[str, Any]:
         "score": _score(example.score),
         "is_issue": example.is_issue,
         "name": example.name,
-        "picture": figures.thumbnail(content)
-        if is_image and content is not None
-        else None,
+        "picture": picture,
         "numbers": numbers,
         "line": figures.line(example.history),
         "first": f"{example.history[0]:.2f}" if len(example.history) else None,
@@ -150,13 +122,6 @@ def _card(example: Example, names: Sequence[str]) -> dict[str, Any]:
 
 def _score(score: float) -> str:
     return f"{score:.3f}" if score < 0.9995 else "over 0.999"
-
-
-def _values(content: np.ndarray) -> str:
-    flat = content.ravel()
-    shown = ", ".join(f"{value:.4g}" for value in flat[:_MOST_VALUES].tolist())
-    more = len(flat) - _MOST_VALUES
-    return f"{shown}, and {more:,} more" if more > 0 else shown
 
 
 def _classes(page: AuditPage) -> list[dict[str, Any]]:

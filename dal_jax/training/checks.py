@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dal_jax.data import Split
 from dal_jax.data.augment import Preprocess
+from dal_jax.data.blocks import check_finite, has_blocks
 from dal_jax.errors import InputError
+from dal_jax.losses import StatefulLoss
 from dal_jax.models import Functional
 
 
@@ -63,6 +66,9 @@ def check_split(
 ) -> None:
     """Raises InputError where a split does not fit the network or the training set.
 
+    Inputs that are an array, mapped from a file or not, must be finite. Those that a
+    source makes on access are not looked at: that could take as long as an epoch.
+
     Args:
       split: the examples.
       what: the split's name, for the message.
@@ -74,6 +80,14 @@ def check_split(
             f"{what} inputs have the shape {list(split.input_shape)} and training "
             f"inputs {list(input_shape)}: expected the same"
         )
+    if has_blocks(split.inputs):
+        check_finite(split.inputs, f"{what} inputs")
+    shares = split.label_distributions
+    if shares is not None and shares.shape[1] != num_classes:
+        raise InputError(
+            f"{what} label distributions are over {shares.shape[1]} classes and the "
+            f"network has {num_classes} logits: expected the same number"
+        )
     given = {"labels": split.labels, "clean labels": split.clean_labels}
     for name, labels in given.items():
         largest = -1 if labels is None else class_numbers(labels).max(initial=-1)
@@ -82,6 +96,52 @@ def check_split(
                 f"{what} {name} go up to {largest} and the network has {num_classes} "
                 f"logits: expected classes 0 to {num_classes - 1}"
             )
+
+
+def check_one_label(labels: np.ndarray, what: str) -> None:
+    """Raises InputError where an example has several labels."""
+    if labels.ndim != 1:
+        raise InputError(
+            f"{what} with labels of shape {list(labels.shape[1:])} each: expected one "
+            f"class an example; leave {what} out"
+        )
+
+
+def check_mixes(
+    inputs: jax.ShapeDtypeStruct, loss: StatefulLoss, loss_name: str
+) -> None:
+    """Raises InputError where examples cannot be mixed."""
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise InputError(
+            f"mixup of {inputs.dtype} inputs: expected floating point numbers, for "
+            "which mixtures mean something; leave mixup out"
+        )
+    if jax.tree.leaves(jax.eval_shape(loss.init)):
+        raise InputError(
+            f"loss {loss_name!r} remembers what is predicted for every example, and "
+            "mixup trains on mixtures of them: expected a loss without a memory; leave "
+            "mixup out, or choose another loss"
+        )
+
+
+def check_takes_distributions(
+    loss: StatefulLoss, loss_name: str, num_classes: int
+) -> None:
+    """Raises InputError for a loss that only takes class numbers."""
+    rows = jax.ShapeDtypeStruct((2, num_classes), np.float32)
+    place = jax.ShapeDtypeStruct((2,), np.int32)
+    step = jax.ShapeDtypeStruct((), np.int32)
+    try:
+        jax.eval_shape(
+            lambda *given: loss.apply(*given[:3], loss.init(), given[3])[0],
+            *(rows, rows, step, place),
+        )
+    except (AssertionError, TypeError, ValueError) as error:
+        raise InputError(
+            f"loss {loss_name!r} takes no distributions over the classes, which "
+            "mixup and annotators' shares are: expected a loss that does, such as dal "
+            "or gce; choose one, or leave these out"
+        ) from error
 
 
 def class_numbers(labels: np.ndarray) -> np.ndarray:

@@ -62,7 +62,8 @@ class Dynamics(NamedTuple):
       leading_weights: float32 ``[N, S]``, their summed probabilities; or ``None``.
       forgetting: int32 ``[N]``, how often a right prediction became a wrong one.
       correct: bool ``[N]``, whether the last prediction was right.
-      history: uint8 ``[N, columns]``, the given label's probability in 255ths.
+      history: uint8 ``[N, columns]``, the given label's probability in 255ths, at
+        least 1; 0 where the example was not seen.
     """
 
     sums: jax.Array
@@ -99,10 +100,14 @@ def make_phases(
     # A q that is 1 from the first step passes nothing.
     passes = passed.any() and not passed[0]
     late_start = int(np.argmax(passed)) if passes else len(steps) // 2
-    epochs_per_column = -(-max(num_epochs, 1) // _MOST_COLUMNS)
     steps_per_epoch = -(-len(steps) // max(num_epochs, 1))
-    steps_per_column = epochs_per_column * steps_per_epoch
+    steps_per_column = epochs_per_column(num_epochs) * steps_per_epoch
     return Phases(late_start, steps_per_column, -(-len(steps) // steps_per_column))
+
+
+def epochs_per_column(num_epochs: int) -> int:
+    """Returns how many epochs of a run share a column of the history."""
+    return -(-max(num_epochs, 1) // _MOST_COLUMNS)
 
 
 def init(
@@ -204,11 +209,13 @@ def observe(
     else:
         sums = dynamics.log_probabilities.at[late, row].add(of_classes, mode="drop")
         dynamics = dynamics._replace(log_probabilities=sums)
-    level = jnp.round(255 * given).astype(jnp.uint8)
+    # 0 is left for columns in which an example is not seen.
+    level = jnp.clip(jnp.round(255 * given), 1, 255).astype(jnp.uint8)
     return dynamics._replace(
         sums=dynamics.sums.at[late, row].add(numbers, mode="drop"),
-        forgetting=dynamics.forgetting.at[row].add(
-            forgotten.astype(jnp.int32), mode="drop"
+        # Set and not added: an example that comes twice was forgotten once.
+        forgetting=dynamics.forgetting.at[row].set(
+            dynamics.forgetting[index] + forgotten.astype(jnp.int32), mode="drop"
         ),
         correct=dynamics.correct.at[row].set(correct, mode="drop"),
         history=dynamics.history.at[row, column].set(level, mode="drop"),
@@ -250,7 +257,8 @@ def summary(dynamics: Dynamics) -> dict[str, np.ndarray]:
       By name: ``num_seen``, ``num_correct``, ``forgetting_events`` int32 ``[N]``;
       ``mean_given_probability``, ``mean_margin``, ``late_mean_given_probability``,
       ``late_mean_margin`` float32 ``[N]``; ``late_predicted_class`` int32 ``[N]``;
-      ``history`` uint8 ``[N, columns]``, the given label's probability in 255ths; and
+      ``history`` uint8 ``[N, columns]``, the given label's probability in 255ths (in
+      a column without the example, that of the column before); and
       ``mean_log_probability``, ``early_mean_log_probability`` float32 ``[N, K]``, or
       where those don't fit ``leading_classes`` int32 and ``leading_weights`` float32
       ``[N, S]``, heaviest first.
@@ -266,7 +274,7 @@ def summary(dynamics: Dynamics) -> dict[str, np.ndarray]:
         "mean_margin": _mean(both[:, _MARGIN], both),
         "late_mean_given_probability": _mean(late[:, _PROBABILITY], late),
         "late_mean_margin": _mean(late[:, _MARGIN], late),
-        "history": host.history,
+        "history": _filled(host.history),
     }
     if host.log_probabilities is None:
         order = np.argsort(-host.leading_weights, axis=1, kind="stable")
@@ -283,6 +291,18 @@ def summary(dynamics: Dynamics) -> dict[str, np.ndarray]:
         "mean_log_probability": _mean(early_log_p + late_log_p, both),
         "early_mean_log_probability": _mean(early_log_p, early),
     }
+
+
+def _filled(history: np.ndarray) -> np.ndarray:
+    """Fills columns in which an example was not seen, but for those still to come."""
+    history = history.copy()
+    last = int(np.max(np.flatnonzero(history.any(axis=0)), initial=0))
+    for columns in (range(1, last + 1), range(last - 1, -1, -1)):
+        for column in columns:
+            other = history[:, column + (1 if columns.step < 0 else -1)]
+            unseen = history[:, column] == 0
+            history[unseen, column] = other[unseen]
+    return history
 
 
 def _mean(total: np.ndarray, sums: np.ndarray) -> np.ndarray:

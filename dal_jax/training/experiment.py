@@ -1,6 +1,7 @@
 """A plan's pure functions, bound to devices and data."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +9,9 @@ import jax
 import numpy as np
 
 from dal_jax.data import Split
+from dal_jax.data.balance import balanced_order
 from dal_jax.seeds import jax_key
-from dal_jax.training import dynamics
+from dal_jax.training import dynamics, mixup
 from dal_jax.training import step as steps
 from dal_jax.training.evaluation import Evaluation, make_evaluation
 from dal_jax.training.feed import (
@@ -35,6 +37,8 @@ class Experiment:
       steps_per_epoch: steps in one epoch.
       init: ``() -> state``, placed on the devices.
       order: ``epoch -> positions [steps, batch]``.
+      context: what ``run_train`` takes first: the key of the augmentation. Were it a
+        constant of the compiled program, every seed would have to compile its own.
       run_train: runs rows of an order over ``(state, metrics)``.
       evaluations: by name (``train``, ``validation``, ``test``).
     """
@@ -43,6 +47,7 @@ class Experiment:
     steps_per_epoch: int
     init: Callable[[], TrainState]
     order: Callable[[int], np.ndarray]
+    context: jax.Array
     run_train: Runner
     evaluations: dict[str, Evaluation]
 
@@ -64,13 +69,14 @@ def build(plan: Plan) -> Experiment:
         parallel=parallel,
         steps_per_epoch=plan.steps_per_epoch,
         init=lambda: parallel.init_state(init, init_key),
-        order=lambda epoch: epoch_order(
-            plan.seeds["data_order"], epoch, len(plan.train), options.batch_size
+        order=lambda epoch: _order(plan, epoch),
+        context=parallel.place_data(
+            np.asarray(jax.random.key_data(_augmentation_key(plan)))
         ),
         run_train=make_runner(
             parallel,
             placed["train"],
-            {"labels": plan.train.labels},
+            _labels(plan.train),
             make_accumulate(plan, parallel),
             rows=plan.steps_per_epoch,
             donate=True,
@@ -80,18 +86,37 @@ def build(plan: Plan) -> Experiment:
     )
 
 
+def _order(plan: Plan, epoch: int) -> np.ndarray:
+    seed, batch = plan.seeds["data_order"], plan.options.batch_size
+    if plan.options.balance is None:
+        return epoch_order(seed, epoch, len(plan.train), batch)
+    return balanced_order(seed, epoch, plan.train.labels, batch)
+
+
+def _labels(split: Split) -> dict[str, np.ndarray]:
+    labels = {"labels": split.labels}
+    if split.label_distributions is not None:
+        labels["label_distributions"] = split.label_distributions
+    return labels
+
+
 def make_accumulate(
     plan: Plan, parallel: ShardedJit | Pmap
 ) -> Callable[[Any, Carry, steps.Batch], Carry]:
     """Returns the training step as a loop over batches calls it.
 
     ``(context, (state, metrics), batch) -> (state, metrics)``, with the batch's metrics
-    added.
+    added. The context is the data of the augmentation's key.
     """
-    train_step = make_train_step(plan, parallel.axis_name, parallel.gather)
+    with_key = _step_with_key(
+        plan,
+        parallel.axis_name,
+        parallel.gather,
+        parallel.neighbours,
+    )
 
     def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
-        del context
+        train_step = with_key(augmentation_key=jax.random.wrap_key_data(context))
         state, metrics = carry
         state, of_batch = train_step(state, batch)
         return state, metrics.merge(of_batch)
@@ -119,24 +144,41 @@ def make_init(plan: Plan) -> Callable[[jax.Array], TrainState]:
     return init
 
 
-def make_train_step(
-    plan: Plan,
-    axis_name: str | None = None,
-    gather: Callable[[Any], Any] = lambda batch: batch,
-) -> Callable[..., Any]:
+def make_train_step(plan: Plan, axis_name: str | None = None) -> Callable[..., Any]:
     """Returns the plan's pure training step."""
-    return steps.make_train_step(
+    return _step_with_key(plan, axis_name)(augmentation_key=_augmentation_key(plan))
+
+
+def _step_with_key(
+    plan: Plan,
+    axis_name: str | None,
+    gather: Callable[[Any], Any] = lambda batch: batch,
+    neighbours: Callable[[Any], Any] = mixup.before,
+) -> Callable[..., Any]:
+    """Returns the plan's training step as a function of ``augmentation_key``."""
+    seed, alpha = plan.seeds["augmentation"], plan.options.mixup
+    num_classes = len(plan.class_names)
+    return functools.partial(
+        steps.make_train_step,
         plan.model,
         plan.preprocess,
         plan.optimizer,
         plan.loss,
-        jax_key(plan.seeds["augmentation"], "augmentation"),
         phases=plan.phases,
+        mixup=(
+            mixup.make_mixup(alpha, jax_key(seed, "mixup"), num_classes, neighbours)
+            if alpha
+            else None
+        ),
         ema_decay=plan.options.ema_decay,
         skip_nonfinite=plan.options.on_nonfinite == "skip",
         axis_name=axis_name,
         gather=gather,
     )
+
+
+def _augmentation_key(plan: Plan) -> jax.Array:
+    return jax_key(plan.seeds["augmentation"], "augmentation")
 
 
 def _evaluations(
@@ -161,6 +203,7 @@ def _evaluations(
             placed[name],
             plan.options.eval_batch_size,
             positions=positions[name],
+            keeps_predictions=name == plan.reported_split,
             workers=plan.options.workers,
         )
         for name, split in plan.splits.items()

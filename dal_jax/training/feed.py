@@ -11,7 +11,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -112,8 +112,8 @@ def place_inputs(parallel: ShardedJit | Pmap, split: Split) -> Resident | Split:
     """Returns a split's inputs on the devices, or the split where they must stream."""
     if not split.in_memory:
         return split
-    inputs = cast(np.ndarray, split.inputs)
-    flat = inputs.reshape(len(split), math.prod(split.input_shape))
+    rows = np.asarray(split.inputs)
+    flat = rows.reshape(len(split), math.prod(split.input_shape))
     return Resident(parallel.place_data(flat), split.input_shape)
 
 

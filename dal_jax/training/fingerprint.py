@@ -67,7 +67,11 @@ def _of_split(split: Split) -> dict[str, Any]:
         "dtype": str(split.inputs.dtype),
         "inputs": _digest([inputs]),
         "labels": _digest([split.labels]),
-    }
+    } | (
+        {}
+        if split.label_distributions is None
+        else {"label_distributions": _digest([split.label_distributions])}
+    )
 
 
 def _of_step(plan: Plan) -> int:
@@ -85,6 +89,9 @@ def _of_step(plan: Plan) -> int:
         ),
         "position": jax.ShapeDtypeStruct((size,), np.int32),
     }
+    if plan.train.label_distributions is not None:
+        shape = (size, *plan.train.label_distributions.shape[1:])
+        batch["label_distributions"] = jax.ShapeDtypeStruct(shape, np.float32)
     step = jax.make_jaxpr(_unmapped(plan))(state, batch)
     texts = [_ADDRESS.sub("", str(traced)).encode() for traced in (initial, step)]
     arrays = [x for x in (*initial.consts, *step.consts) if not _is_key(x)]

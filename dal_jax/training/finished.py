@@ -37,9 +37,9 @@ class FinishedRun:
 
         Raises:
           InputError: there is no run, or it has not finished, or it is an older
-            version's, which said nothing of its inputs.
+            version's, which did not describe its inputs.
         """
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # Orbax takes no other
         self.config = read_json(self.path / "config.json")
         if not self.config:
             raise InputError(
@@ -50,7 +50,8 @@ class FinishedRun:
         if not self._summary:
             raise InputError(
                 f"the run in {self.path} has not finished, it has no summary.json: "
-                "expected a finished run; let it end, or give another workdir"
+                "expected a finished run; give the same training command again to "
+                "finish it, or give another workdir"
             )
         self.inputs = read_json(self.path / "preprocessing.json")
         if not self.inputs:
@@ -79,15 +80,14 @@ class FinishedRun:
         if not directory.is_dir():
             raise InputError(
                 f"the run in {self.path} has no checkpoint {directory.name}: expected "
-                "the one of its last step; bring it back, or train again with "
-                "--overwrite"
+                "the one of its last step; restore it, or train again with --overwrite"
             )
         try:
             damage = manifest.damage(directory)
             if damage is not None:
                 raise InputError(
                     f"checkpoint {directory} is damaged ({damage}): expected it as it "
-                    "was saved; bring it back, or train again with --overwrite"
+                    "was saved; restore it, or train again with --overwrite"
                 )
             return self._read(directory, abstract)
         except InputError:
@@ -95,14 +95,14 @@ class FinishedRun:
         except Exception as error:
             raise InputError(
                 f"checkpoint {directory} cannot be read ({store.reason(error)}): "
-                "expected it as it was saved; bring it back"
+                "expected it as it was saved; restore it"
             ) from error
 
     def _read(self, directory: Path, abstract: tuple[PyTree, PyTree]) -> Any:
         if store.config_digest(directory) != Workdir(self.path).digest:
             raise InputError(
                 f"checkpoint {directory} is of a run with another configuration: "
-                "expected those of this run alone; bring them back"
+                "expected only those of this run; restore them"
             )
         stored = store.stored(directory)
         prefixes = ("0.average.0.", "0.average.1.")

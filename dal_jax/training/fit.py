@@ -14,6 +14,7 @@ import optax
 from dal_jax.data.augment import Preprocess
 from dal_jax.errors import InputError
 from dal_jax.noise import NoiseRecord
+from dal_jax.training import directory, environment, events
 from dal_jax.training import experiment as experiments
 from dal_jax.training import summary as summaries
 from dal_jax.training.checkpoint import Checkpoints
@@ -133,6 +134,7 @@ def fit(
     say: Callable[[str], None] = lambda line: None,
     progress: bool = False,
     profile: bool = False,
+    tensorboard: bool = False,
     **options: Any,
 ) -> FitResult:
     """Trains a network on given labels, or goes on where the same run stopped.
@@ -174,6 +176,7 @@ def fit(
       say: told in single lines what a person would want to know.
       progress: show a progress bar on standard error.
       profile: write a JAX profile of the second epoch to ``workdir/profile``.
+      tensorboard: write event files to ``workdir/tensorboard``.
       **options: the further fields of :class:`~dal_jax.training.plan.Options`.
 
     Returns:
@@ -201,6 +204,8 @@ def fit(
     """
 
     def prepare() -> Plan:
+        if tensorboard:
+            events.require()
         return make_plan(
             model,
             train,
@@ -233,7 +238,7 @@ def fit(
         files = Workdir(workdir)
         with stop.at_once(STOPPED_EARLY):
             finished = refuse_together(
-                lambda: _begin(files, plan, identity, overwrite, held)
+                lambda: directory.begin(files, plan, identity, overwrite, held)
             )
             finished = agree(finished)
         if num_epochs == 0:
@@ -241,64 +246,26 @@ def fit(
             return FitResult([], {}, state, plan)
         best = "validation_accuracy" if plan.validation is not None else None
         checkpoints = Checkpoints(files, plan.options.keep_checkpoints, best)
-        storage = Directory(files, checkpoints)
+        storage = Directory(files, checkpoints, tensorboard and not finished)
         try:
             with stop.may_leave(lambda: STOPPED_EARLY):
                 run = Run(plan, experiment, storage, stop, say, on_evaluation)
+            predictions = None
             if finished:
                 say(f"already finished; nothing changed in {files.path}")
             else:
+                if is_main_process():
+                    environment.note(files, run.step)
                 run.train(progress, files.path / "profile" if profile else None)
+                predictions = run.predictions()
         finally:
             storage.close()
         result = _result(plan, run)
         if not finished:
-            _finish(files, result)
+            directory.finish(
+                files, plan, result.summary, result.dynamics, predictions, say
+            )
     return result
-
-
-def _begin(
-    files: Workdir, plan: Plan, identity: Identity, overwrite: bool, held: ExitStack
-) -> bool:
-    """Claims the directory for this run; returns whether it has finished before."""
-    if not is_main_process():
-        return False
-    of_run = identity.values, identity.defaults
-    files.check(*of_run, overwrite=overwrite)
-    held.enter_context(files.locked())
-    if not overwrite and files.read_summary() is not None:
-        return True
-    files.begin(*of_run, plan.record, overwrite=overwrite)
-    if not (files.path / "preprocessing.json").exists():
-        files.write_json("preprocessing.json", describe_inputs(plan))
-    return False
-
-
-def describe_inputs(plan: Plan) -> dict[str, Any]:
-    """Returns what a prediction must know of a run's inputs, as JSON can hold it."""
-    return {
-        "class_names": list(plan.class_names),
-        "input_shape": list(plan.train.input_shape),
-        "input_dtype": str(plan.train.inputs.dtype),
-        **plan.preprocess.description,
-    }
-
-
-def _finish(files: Workdir, result: FitResult) -> None:
-    dynamics = result.dynamics
-    if is_main_process():
-        if dynamics is not None:
-            files.write_npz("dynamics.npz", dynamics | _names(result.plan))
-        # Last, for it says that the run has finished.
-        files.write_summary(result.summary)
-
-
-def _names(plan: Plan) -> dict[str, np.ndarray]:
-    """Returns the names of the training examples, where they have some, as bytes."""
-    names = plan.train.names
-    if names is None:
-        return {}
-    return {"names": np.array([os.fsencode(name) for name in names])}
 
 
 def _result(plan: Plan, run: Run) -> FitResult:

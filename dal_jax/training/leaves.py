@@ -30,7 +30,7 @@ def kind(leaf: Any) -> str:
     """Returns a leaf's dtype and shape; those of its data for a PRNG key.
 
     Args:
-      leaf: an array, anything else with a shape and a dtype, or None for none.
+      leaf: anything with a shape and a dtype, or ``None``.
 
     Example:
       >>> kind(jnp.zeros((2, 3))), kind(None)
@@ -46,8 +46,8 @@ def kind(leaf: Any) -> str:
 def digest(arrays: PyTree) -> int:
     """Returns a CRC-32 of all values in the tree's order.
 
-    Of several processes none holds the whole of an array that is not replicated: such
-    arrays are left out.
+    Arrays that are not replicated are left out: with several processes none holds the
+    whole of them.
 
     Example:
       >>> digest({"w": jnp.ones(2)}) == digest({"w": jnp.zeros(2)})

@@ -28,6 +28,9 @@ NAMES = (
     "label_issues.csv",
     "label_issues.html",
     "audit.json",
+    "environment.json",
+    "predictions.npz",
+    "tensorboard",
 )
 _OF_THE_TRAINER = NAMES[:8]
 _FIELDS_0_1_0 = {
@@ -62,8 +65,8 @@ class Mark:
         found = read_json(directory / FILE)
         if found.get("program") != "dal_jax":
             found = _of_0_1_0(directory)
-        self.names = frozenset(found.get("names", ()))
-        self.has_checkpoints = bool(found.get("has_checkpoints", False))
+        self.names: frozenset[str] = frozenset(found.get("names", ()))
+        self.has_checkpoints: bool = bool(found.get("has_checkpoints", False))
 
     def strangers(self) -> list[str]:
         """Returns what bears a run's name there and was written by somebody else."""

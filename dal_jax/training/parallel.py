@@ -1,10 +1,10 @@
-"""Devices, meshes and maps: the only file that knows them.
+"""Devices, meshes and maps, which no other file knows.
 
-Two ways to run the same pure step on many devices. :class:`ShardedJit` (the default)
-lets ``jax.jit`` partition one program over a mesh whose ``data`` axis shares the batch
-and whose optional ``model`` axis shares the classes; the program reads as if there
-were one device, batch norm included. :class:`Pmap` replicates the state and maps the
-step over the devices, which then speak through ``axis_name``.
+There are two ways to run the same pure step on many devices. :class:`ShardedJit` (the
+default) lets ``jax.jit`` partition one program over a mesh whose ``data`` axis shares
+the batch and whose optional ``model`` axis shares the classes; the program reads as if
+there were one device, batch norm included. :class:`Pmap` replicates the state and maps
+the step over the devices, which then speak through ``axis_name``.
 
 Both place the same values: a *state* (replicated, donated), *data* (replicated), an
 *order* ``[steps, batch]`` and a *batch* ``[batch, ...]`` (shared over the devices).
@@ -15,8 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import eval_jaxpr
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -35,11 +37,11 @@ def axis_name(mode: str) -> str | None:
 def make_parallel(
     mode: str, batch_size: int, model_devices: int = 1
 ) -> "ShardedJit | Pmap":
-    """Returns the way to run on all devices of all processes.
+    """Returns what runs a step on all devices of all processes.
 
     Args:
       mode: ``"jit"`` or ``"pmap"``.
-      batch_size: the global one, a multiple of the number of devices.
+      batch_size: over all devices, a multiple of the number of devices.
       model_devices: devices that share the class axis of the last layer (``jit``).
 
     Raises:
@@ -96,8 +98,9 @@ class ShardedJit:
 
     def init_state(self, init: Callable[..., PyTree], *args: Any) -> PyTree:
         """Runs ``init`` with its result laid out as a state."""
-        shardings = self._shardings(jax.eval_shape(init, *args))
-        return jax.jit(init, out_shardings=shardings)(*args)
+        init, held = _without_arrays(init, *args)
+        shardings = self._shardings(jax.eval_shape(init, held, *args))
+        return jax.jit(init, out_shardings=shardings)(held, *args)
 
     def stored_state(self, state: PyTree) -> PyTree:
         """Returns a state in the form that is checkpointed: one copy of each array."""
@@ -126,6 +129,10 @@ class ShardedJit:
     def gather(self, batch: PyTree) -> PyTree:
         """Inside a compiled function: gives every device the whole batch."""
         return lax.with_sharding_constraint(batch, self._replicated)
+
+    def neighbours(self, batch: PyTree) -> PyTree:
+        """Inside a compiled function: the example before each; the last is first."""
+        return jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), batch)
 
     def compile(
         self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False
@@ -181,7 +188,8 @@ class Pmap:
 
     def init_state(self, init: Callable[..., PyTree], *args: Any) -> PyTree:
         """Runs ``init`` once and replicates its result."""
-        return self.place_state(jax.device_get(jax.jit(init)(*args)))
+        init, held = _without_arrays(init, *args)
+        return self.place_state(jax.device_get(jax.jit(init)(held, *args)))
 
     def stored_state(self, state: PyTree) -> PyTree:
         """Returns a state in the form that is checkpointed: one copy of each array."""
@@ -219,6 +227,17 @@ class Pmap:
         """Inside a compiled function: gives every device the whole batch."""
         return lax.all_gather(batch, self.axis_name, tiled=True)
 
+    def neighbours(self, batch: PyTree) -> PyTree:
+        """Inside a compiled function: the example before each; the last is first."""
+        devices = jax.device_count()
+        ring = [(device, (device + 1) % devices) for device in range(devices)]
+
+        def leaf(x: jax.Array) -> jax.Array:
+            last = lax.ppermute(x[-1:], self.axis_name, ring)
+            return jnp.concatenate([last, x[:-1]])
+
+        return jax.tree.map(leaf, batch)
+
     def compile(
         self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False
     ) -> Callable[..., PyTree]:
@@ -254,6 +273,23 @@ def _put(value: Any, sharding: NamedSharding) -> jax.Array:
         return value
     host = np.asarray(value)
     return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
+
+
+def _without_arrays(
+    function: Callable[..., PyTree], *args: Any
+) -> tuple[Callable[..., PyTree], list[jax.Array]]:
+    """Returns a function that takes the arrays it holds first, and these arrays.
+
+    The compiler would copy them into its program: weights from a file are hundreds of
+    megabytes, which a compilation cache would then keep.
+    """
+    closed, result = jax.make_jaxpr(function, return_shape=True)(*args)
+
+    def run(held: list[jax.Array], *args: Any) -> PyTree:
+        leaves = eval_jaxpr(closed.jaxpr, held, *jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(result), leaves)
+
+    return run, closed.consts
 
 
 def _copy(tree: PyTree) -> PyTree:

@@ -1,4 +1,4 @@
-"""What a run is made of: objects and numbers, checked, and no names."""
+"""The parts of a run: objects and numbers, checked."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from dal_jax.training import checks
 from dal_jax.training.dynamics import Phases, make_phases
 
 SOURCES_OF_RANDOMNESS = ("initialization", "data_order", "augmentation")
-# By this a finished run is known to need no preprocessing of its own.
+# Tells a finished run that its preprocessing is the default one.
 _BY_DEFAULT = MappingProxyType({"preprocess": "default"})
 Schedules = Mapping[str, Callable[[Any], Any]]
 
@@ -32,7 +32,7 @@ class Options:
     Attributes:
       num_epochs: passes over the training set; 0 prepares and does not train.
       batch_size: examples a step, over all devices.
-      eval_batch_size: likewise, of an evaluation.
+      eval_batch_size: the same for an evaluation.
       eval_every: epochs from one evaluation to the next; the last epoch has one.
       train_eval_size: how many training examples an evaluation counts, evenly spaced;
         ``None`` for all, 0 for none.
@@ -41,9 +41,14 @@ class Options:
       parallel: ``"jit"`` or ``"pmap"``.
       model_devices: devices that share the classes of the last layer (``jit``).
       on_nonfinite: ``"stop"`` or ``"skip"``, where a loss or gradient is not finite.
-      ema_decay: of the average of the parameters over time that evaluation and
-        prediction then use; ``None`` for none.
+      ema_decay: decay of the average of the parameters over time, which evaluation
+        and prediction then use; ``None`` for no average.
       workers: threads that decode a stream; ``None`` for one a core.
+      balance: ``"classes"`` draws classes evenly, see
+        :func:`dal_jax.data.balance.balanced_order`; ``None`` takes every example once
+        an epoch.
+      mixup: alpha of the Beta distribution, see :mod:`dal_jax.training.mixup`; 0 mixes
+        nothing.
     """
 
     num_epochs: int
@@ -58,8 +63,10 @@ class Options:
     on_nonfinite: str = "stop"
     ema_decay: float | None = None
     workers: int | None = None
+    balance: str | None = None
+    mixup: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (
             ("num_epochs", 0),
             ("batch_size", 1),
@@ -69,6 +76,7 @@ class Options:
             ("checkpoint_every", 1),
             ("keep_checkpoints", 1),
             ("workers", 0),
+            ("mixup", 0),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -78,6 +86,8 @@ class Options:
                 )
         if self.on_nonfinite not in ("stop", "skip"):
             raise unknown_name("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
+        if self.balance not in (None, "classes"):
+            raise unknown_name("balance", self.balance, ("classes",))
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise InputError(
                 f"ema_decay={self.ema_decay} is out of range: expected at least 0 and "
@@ -97,12 +107,12 @@ class Plan:
       loss: per example, with its memory.
       optimizer: an optax gradient transformation.
       preprocess: raw inputs to the network's.
-      record: what is known of the given labels.
+      record: what is known about the given labels.
       class_names: one a class.
       seeds: by source of randomness.
       options: how the run is carried out.
       loss_name: how the summary names the loss.
-      schedules: what an evaluation reports of its last step, by name.
+      schedules: functions of the step whose values an evaluation reports, by name.
     """
 
     model: Functional
@@ -129,11 +139,23 @@ class Plan:
         )
         return {name: split for name, split in named if split is not None}
 
+    @property
+    def reported_split(self) -> str | None:
+        """The split of whose examples the report shows the predictions.
+
+        The test set, or what validates; ``None`` where examples have several labels.
+        """
+        for name in ("test", "validation"):
+            split = self.splits.get(name)
+            if split is not None and len(split) and split.labels.ndim == 1:
+                return name
+        return None
+
     @functools.cached_property
     def phases(self) -> Phases | None:
-        """When what is gathered of each example is early and late.
+        """When the run is early and late, for what is recorded of each example.
 
-        ``None`` where nothing is gathered: examples with several labels or with
+        ``None`` where nothing is recorded: examples with several labels or with
         distributions.
         """
         labels = self.train.labels
@@ -172,7 +194,7 @@ def make_plan(
     """Returns the plan of a run; arguments as of :func:`dal_jax.training.fit`.
 
     Raises:
-      InputError: what is not of its kind, or does not fit together.
+      InputError: an argument of the wrong kind, or arguments that do not fit together.
     """
     options = Options(num_epochs=num_epochs, batch_size=batch_size, **further)
     train = checks.as_split(train)
@@ -199,19 +221,28 @@ def make_plan(
     for what, split in ("training", train), ("validation", validation), ("test", test):
         if split is not None:
             checks.check_split(split, what, num_classes, train.input_shape)
+    named = loss_name or getattr(loss, "__name__", type(loss).__name__)
+    loss = as_stateful(loss)
+    if options.balance is not None:
+        checks.check_one_label(train.labels, "balance=classes")
+    if options.mixup:
+        checks.check_one_label(train.labels, "mixup")
+        checks.check_mixes(inputs, loss, named)
+    if options.mixup or train.label_distributions is not None:
+        checks.check_takes_distributions(loss, named, num_classes)
     plan = Plan(
         model=network,
         train=train,
         validation=validation,
         test=test,
-        loss=as_stateful(loss),
+        loss=loss,
         optimizer=optimizer,
         preprocess=preprocess,
         record=record or given_labels(train, num_classes),
         class_names=class_names,
         seeds=dict.fromkeys(SOURCES_OF_RANDOMNESS, seed) | dict(seeds or {}),
         options=options,
-        loss_name=loss_name or getattr(loss, "__name__", type(loss).__name__),
+        loss_name=named,
         schedules=schedules or {},
     )
     unknown = sorted(set(plan.seeds) - set(SOURCES_OF_RANDOMNESS))
@@ -221,7 +252,7 @@ def make_plan(
 
 
 def as_stateful(loss: Loss | StatefulLoss) -> StatefulLoss:
-    """Returns a loss in the form that may carry a memory of every example."""
+    """Returns a loss as a :class:`StatefulLoss`, which may remember its examples."""
     if isinstance(loss, StatefulLoss):
         return loss
     if not callable(loss):
@@ -238,10 +269,10 @@ def as_stateful(loss: Loss | StatefulLoss) -> StatefulLoss:
 
 
 def default_preprocess(input_shape: Sequence[int], dtype: Any) -> Preprocess:
-    """Returns what is done to inputs where nothing is asked for.
+    """Returns the preprocessing of a run that names none.
 
-    Images, uint8 ``[N, height, width, channels]``, are scaled to [0, 1]; all else
-    reaches the network as it is.
+    Images, uint8 ``[N, height, width, channels]``, are scaled to [0, 1]; any other
+    input reaches the network unchanged.
     """
     if len(input_shape) == 3 and dtype == np.uint8:
         return Preprocess(lambda keys, x: _unit(x), _unit, _BY_DEFAULT)
@@ -253,7 +284,7 @@ def _unit(images: Any) -> Any:
 
 
 def given_labels(split: Split, num_classes: int) -> NoiseRecord:
-    """Returns the record of labels that are taken as they were given."""
+    """Returns the record of labels to which no noise was added."""
     return NoiseRecord.count(
         checks.class_numbers(split.labels),
         split.clean_labels,

@@ -1,6 +1,5 @@
-"""A run in progress: epochs of calls, evaluations, checkpoints, and how it is left."""
+"""A run in progress: its epochs, evaluations and checkpoints, and how it stops."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,14 +8,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
+from dal_jax.progress import progress_bar
 from dal_jax.training import summary as summaries
+from dal_jax.training.evaluation import Evaluated
 from dal_jax.training.experiment import Carry, Experiment
 from dal_jax.training.feed import Pace
 from dal_jax.training.plan import Plan
 from dal_jax.training.processes import agree, any_process
-from dal_jax.training.state import TrainMetrics, TrainState
+from dal_jax.training.state import Predictions, TrainMetrics, TrainState
 from dal_jax.training.stopping import Stop
 from dal_jax.training.storage import Entry, Storage
 
@@ -41,7 +41,7 @@ class Run:
         say: Callable[[str], None],
         on_evaluation: Callable[[Entry], Any] | None = None,
     ):
-        """Begins, or goes on from the newest whole checkpoint."""
+        """Begins, or continues from the newest undamaged checkpoint."""
         self._plan, self._options, self._experiment = plan, plan.options, experiment
         self._storage, self._stop, self._say = storage, stop, say
         self._on_evaluation, self._ended = on_evaluation, False
@@ -50,6 +50,7 @@ class Run:
         self._total_steps = plan.options.num_epochs * experiment.steps_per_epoch
         self._carry, self._step = self._start()
         self._saved_step = self._step
+        self._found: dict[str, Evaluated] = {}
         self.entries = storage.entries(self._step)
         self._earlier_seconds = (
             self.entries[-1]["elapsed_seconds"] if self.entries else 0.0
@@ -57,23 +58,41 @@ class Run:
         self._began = time.perf_counter()
 
     @property
+    def step(self) -> int:
+        """The number of steps taken."""
+        return self._step
+
+    @property
     def state(self) -> TrainState:
         """The state as it is now, as host arrays."""
         return self._parallel.fetch(self._carry[0])
 
+    def predictions(self) -> Predictions | None:
+        """Returns what is predicted of each example of the reported split, if any.
+
+        Of the last evaluation; a run that went on after it evaluates that split again.
+        """
+        name = self._plan.reported_split
+        if name is None:
+            return None
+        if name not in self._found:
+            evaluate = self._experiment.evaluations[name]
+            with self._leavable():
+                self._found[name] = evaluate(self._carry[0], self._leave_if_stopped)
+        return self._found[name].predictions
+
     def train(self, progress: bool, profile: Path | None) -> None:
-        """Trains what is left of the run; profiles to a directory if given one."""
+        """Trains the rest of the run; writes a profile to a directory if given one."""
         if self._step:
             self._say(f"going on at step {self._step} of {self._total_steps}")
         epochs = range(
             self._step // self._experiment.steps_per_epoch, self._options.num_epochs
         )
-        bar = tqdm(
+        bar = progress_bar(
             initial=epochs.start,
             total=self._options.num_epochs,
             disable=not progress,
             unit="epoch",
-            mininterval=0.1 if os.isatty(2) else 5.0,
         )
         # The second epoch from here, for the first one compiles.
         profiled = min(epochs.start + 1, epochs.stop - 1)
@@ -118,7 +137,7 @@ class Run:
         )
 
     def _train_epoch(self, epoch: int) -> float:
-        """Runs what is left of an epoch; returns its examples per second."""
+        """Runs the rest of an epoch; returns its examples per second."""
         per_epoch = self._experiment.steps_per_epoch
         order = self._experiment.order(epoch)
         begin = self._step - epoch * per_epoch
@@ -131,7 +150,7 @@ class Run:
             # What compiles for long is a call whose steps are the first ones.
             with self._leavable(self._saved_step == self._step):
                 self._carry = self._experiment.run_train(
-                    (), self._carry, order, first, last
+                    self._experiment.context, self._carry, order, first, last
                 )
                 self._check_finite()
             self._step += last - first
@@ -159,11 +178,11 @@ class Run:
     ) -> dict[str, Any]:
         state, metrics = self._carry[0], self._parallel.fetch(self._carry[1])
         with self._leavable():
-            sums = {
+            self._found = {
                 name: evaluate(state, self._leave_if_stopped)
                 for name, evaluate in self._experiment.evaluations.items()
             }
-        # As they were at the epoch's last step.
+        # At the epoch's last step.
         rates = {k: f(self._step - 1) for k, f in self._plan.schedules.items()}
         rates |= self._plan.loss.coefficients(self._step - 1)
         now = time.perf_counter()
@@ -173,7 +192,9 @@ class Run:
             **{name: float(value) for name, value in rates.items()},
             "train_loss": summaries.share(metrics.loss_sum, metrics.count),
             "skipped_steps": int(metrics.nonfinite_steps),
-            **summaries.accuracies(sums),
+            **summaries.accuracies(
+                {name: found.sums for name, found in self._found.items()}
+            ),
             "images_per_second": examples_per_second and round(examples_per_second, 1),
             "elapsed_seconds": round(self._earlier_seconds + now - self._began, 3),
         }
@@ -187,7 +208,7 @@ class Run:
             f"{int(metrics.first_nonfinite_step)}; logits of this epoch within "
             f"[{float(metrics.logits_min):.3g}, {float(metrics.logits_max):.3g}]; "
             "lower the learning rate (optimizer.learning_rate), clip the gradient "
-            "(optimizer.clip_norm=5), or pass over such steps (on_nonfinite=skip)"
+            "(optimizer.clip_norm=5), or skip such steps (on_nonfinite=skip)"
         )
 
     def _leave_if_stopped(self) -> None:
@@ -198,7 +219,7 @@ class Run:
         return self._stop.may_leave(self._leave) if nothing_in_flight else nullcontext()
 
     def _leave(self) -> str:
-        """Saves what is not saved yet; returns the line to end with."""
+        """Saves the state if it is not saved yet; returns the line to end with."""
         if self._saved_step != self._step:
             self._save()
         self._storage.wait()

@@ -16,10 +16,10 @@ class TrainState(struct.PyTreeNode):
     Attributes:
       step: int32 ``[]``, the number of steps taken.
       params: what the optimizer trains, float32.
-      model_state: what the model keeps beside them (batch norm statistics).
+      model_state: what else the model keeps (batch norm statistics).
       opt_state: the optimizer's.
-      loss_memory: what the loss remembers of each training example; ``()`` for all
-        losses but a few.
+      loss_memory: what the loss remembers of each training example; ``()`` for most
+        losses.
       dynamics: what was seen of each training example, see
         :mod:`dal_jax.training.dynamics`; ``()`` where nothing is gathered.
       average: the average of ``params`` and ``model_state`` over time that evaluation
@@ -43,7 +43,7 @@ class TrainState(struct.PyTreeNode):
 class TrainMetrics(struct.PyTreeNode):
     """Sums over the training examples seen since an epoch began.
 
-    Sums and counts, so that batches, devices and hosts add up exactly.
+    Sums and counts add up exactly over batches, devices and hosts.
 
     Attributes:
       loss_sum: float32 ``[]``, the sum of the examples' losses.
@@ -108,3 +108,42 @@ class EvalSums(struct.PyTreeNode):
     def zero(cls) -> "EvalSums":
         """Returns the sums over no examples."""
         return cls(*(jnp.zeros((), jnp.float32) for _ in range(5)))
+
+
+class Predictions(struct.PyTreeNode):
+    """What an evaluation predicted of each example of a split, for the report.
+
+    Attributes:
+      predicted: int32 ``[N]``, the class; -1 for an example that was not evaluated.
+      probability: float32 ``[N]``, of that class.
+    """
+
+    predicted: jax.Array
+    probability: jax.Array
+
+    @classmethod
+    def none(cls, num_examples: int) -> "Predictions":
+        """Returns those before any example was evaluated."""
+        return cls(
+            jnp.full(num_examples, -1, jnp.int32),
+            jnp.zeros(num_examples, jnp.float32),
+        )
+
+    @classmethod
+    def of(cls, logits: jax.Array) -> "Predictions":
+        """Returns those of a batch, from its logits ``[batch, K]``."""
+        logits = logits.astype(jnp.float32)
+        best = jnp.max(logits, axis=-1, keepdims=True)
+        return cls(
+            jnp.argmax(logits, axis=-1).astype(jnp.int32),
+            1 / jnp.sum(jnp.exp(logits - best), axis=-1),
+        )
+
+    def with_batch(
+        self, batch: "Predictions", position: jax.Array, mask: jax.Array
+    ) -> "Predictions":
+        """Returns these with those of a batch at its places, where the mask is true."""
+        row = jnp.where(mask, position, len(self.predicted))  # outside: dropped
+        return jax.tree.map(
+            lambda all_, some: all_.at[row].set(some, mode="drop"), self, batch
+        )

@@ -1,7 +1,7 @@
-"""The pure functions that training is made of: one step, one evaluation batch.
+"""The pure functions of training: one step, and the evaluation of one batch.
 
-Neither knows of devices: ``axis_name`` is the only trace of a data-parallel map, and
-under ``jax.jit`` over sharded arrays it is ``None``.
+Neither knows about devices. ``axis_name`` names the axis of a data-parallel map; under
+``jax.jit`` over sharded arrays it is ``None``.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from dal_jax.losses import StatefulLoss
 from dal_jax.models import Functional
 from dal_jax.training import dynamics
 from dal_jax.training.dynamics import Phases
+from dal_jax.training.mixup import Mixup
 from dal_jax.training.state import EvalSums, TrainMetrics, TrainState
 
 Batch = dict[str, jax.Array]
@@ -37,7 +38,7 @@ def make_init(
       model: the network as pure functions.
       optimizer: an optax gradient transformation.
       loss: per example, with its memory.
-      gathered: what is gathered of each example, before anything was seen.
+      gathered: what is recorded of each example, before the first step.
       averaged: whether the parameters are averaged over time.
     """
 
@@ -64,6 +65,7 @@ def make_train_step(
     augmentation_key: jax.Array,
     *,
     phases: Phases | None = None,
+    mixup: Mixup | None = None,
     ema_decay: float | None = None,
     skip_nonfinite: bool = False,
     axis_name: str | None = None,
@@ -80,24 +82,28 @@ def make_train_step(
         given the ``step``.
       loss: per example, with its memory.
       augmentation_key: the key that all augmentation derives from.
-      phases: of the run, for what is gathered of each example; ``None`` for nothing.
+      phases: when the run is early and late, for what is recorded of each example;
+        ``None`` records nothing.
+      mixup: mixes the examples of a step. What is gathered of them then comes from
+        the examples as they are, which the network sees once more, in evaluation mode.
       ema_decay: of the parameters' average over time, see :func:`update_average`.
-      skip_nonfinite: leave the state as it is, but for ``step``, where the loss or
-        the gradient is not finite.
+      skip_nonfinite: keep the state, except for ``step``, where the loss or the
+        gradient is not finite.
       axis_name: the mapped axis whose shards make up the batch, or ``None``.
-      gather: gives every device the whole batch of what it is given; what is gathered
-        of the examples then stays equal on all of them, and crosses between none.
+      gather: gives every device the whole batch of what it is given, so that what is
+        recorded of the examples is the same on every device.
 
     Returns:
       ``train_step(state, batch) -> (state, metrics)`` with ``batch`` of ``inputs``
       ``[batch, ...]``, ``labels`` ``[batch, ...]`` and ``position`` int32 ``[batch]``
-      in the training set.
+      in the training set. Where it has ``label_distributions`` ``[batch, classes]``,
+      the loss is given these.
     """
 
-    def mean_loss(params: PyTree, state: TrainState, batch: Batch, inputs: jax.Array):
+    def mean_loss(params, state: TrainState, inputs, labels, position):
         logits, model_state = model.apply(params, state.model_state, inputs, True)
         values, memory = loss.apply(
-            logits, batch["labels"], state.step, state.loss_memory, batch["position"]
+            logits, labels, state.step, state.loss_memory, position
         )
         return jnp.mean(values), (values, logits, model_state, memory)
 
@@ -107,9 +113,12 @@ def make_train_step(
         step_key = jax.random.fold_in(augmentation_key, state.step)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, batch["position"])
         inputs = preprocess.train(keys, batch["inputs"])
+        examples = inputs, batch.get("label_distributions", batch["labels"])
+        if mixup is not None:
+            examples = mixup(state.step, *examples)
         (mean, (values, logits, model_state, memory)), gradient = jax.value_and_grad(
             mean_loss, has_aux=True
-        )(state.params, state, batch, inputs)
+        )(state.params, state, *examples, batch["position"])
         if axis_name is not None:
             mean, gradient = lax.pmean((mean, gradient), axis_name)
             memory = _merge_memory(state.loss_memory, memory, axis_name)
@@ -129,15 +138,18 @@ def make_train_step(
         if ema_decay is not None:
             new_state = update_average(state, new_state, ema_decay)
         if skip_nonfinite:
-            # What was gathered is large, and leaves such a step out by itself.
+            # The dynamics are large, and leave such a step out themselves.
             unchanged = state.replace(step=state.step + 1, dynamics=())
             new_state = jax.tree.map(
                 lambda new, old: jnp.where(finite, new, old), new_state, unchanged
             )
         if phases is not None:
+            seen = logits
+            if mixup is not None:
+                seen, _ = model.apply(state.params, state.model_state, inputs, False)
             gathered = dynamics.observe(
                 state.dynamics,
-                logits,
+                seen,
                 batch["labels"],
                 batch["position"],
                 state.step,
@@ -162,8 +174,8 @@ def update_average(
     .. math:: \bar\theta_{t+1} = d_t \bar\theta_t + (1 - d_t)\,\theta_{t+1},
        \qquad d_t = \min\left(d, \frac{1 + t}{10 + t}\right)
 
-    The bound keeps what the run began with from lingering in a short one. Whole numbers
-    of ``model_state`` (counters, random keys) are taken as they are.
+    The bound keeps the initial values from lingering in a short run. Integers in
+    ``model_state`` (counters, random keys) are copied.
     """
     step = state.step.astype(jnp.float32)
     decay_now = jnp.minimum(decay, (1 + step) / (10 + step))
@@ -179,7 +191,7 @@ def update_average(
 
 def make_eval_step(
     model: Functional, preprocess: Preprocess, *, axis_name: str | None = None
-) -> Callable[[PyTree, PyTree, Batch], EvalSums]:
+) -> Callable[[PyTree, PyTree, Batch], tuple[EvalSums, jax.Array]]:
     """Returns the evaluation of one batch.
 
     Args:
@@ -188,12 +200,15 @@ def make_eval_step(
       axis_name: the mapped axis whose shards make up the batch, or ``None``.
 
     Returns:
-      ``eval_step(params, model_state, batch) -> EvalSums`` with ``batch`` of
+      ``eval_step(params, model_state, batch) -> (sums, logits)`` with ``batch`` of
       ``inputs``, ``labels`` (as given), ``clean_labels`` (the same where unknown) and
-      ``mask`` bool ``[batch]``, false for padding. Labels below 0 are not counted.
+      ``mask`` bool ``[batch]``, false for padding. Labels below 0 are not counted. The
+      logits are those of this device's examples, the sums those of all.
     """
 
-    def eval_step(params: PyTree, model_state: PyTree, batch: Batch) -> EvalSums:
+    def eval_step(
+        params: PyTree, model_state: PyTree, batch: Batch
+    ) -> tuple[EvalSums, jax.Array]:
         inputs = preprocess.evaluate(batch["inputs"])
         logits, _ = model.apply(params, model_state, inputs, False)
         predicted = jnp.argmax(logits, axis=-1)
@@ -213,7 +228,7 @@ def make_eval_step(
                 )
             )
         )
-        return sums if axis_name is None else lax.psum(sums, axis_name)
+        return sums if axis_name is None else lax.psum(sums, axis_name), logits
 
     return eval_step
 

@@ -42,7 +42,7 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.signal_number = 0
+        self.signal_number: int = 0
         self._at_once = False
         self._leave: Callable[[], str] | None = None
         self._leaving = threading.Lock()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from dal_jax.training.checkpoint import Checkpoints
+from dal_jax.training.events import Events
 from dal_jax.training.processes import is_main_process
 from dal_jax.training.workdir import Workdir
 
@@ -64,8 +65,11 @@ class Nowhere:
 class Directory:
     """A run's directory; only the main process writes its lines."""
 
-    def __init__(self, files: Workdir, checkpoints: Checkpoints):
+    def __init__(
+        self, files: Workdir, checkpoints: Checkpoints, writes_events: bool = False
+    ):
         self._files, self._checkpoints = files, checkpoints
+        self._events = Events(files) if writes_events and is_main_process() else None
 
     def restore(
         self, abstract: PyTree, say: Callable[[str], None], later: PyTree
@@ -75,12 +79,17 @@ class Directory:
 
     def entries(self, last_step: int) -> list[Entry]:
         """Returns the evaluations up to a step and removes later ones."""
-        return self._files.read_metrics(last_step) if is_main_process() else []
+        entries = self._files.read_metrics(last_step) if is_main_process() else []
+        if self._events is not None:
+            self._events.begin(entries)
+        return entries
 
     def append(self, entry: Entry) -> None:
         """Writes a line to ``metrics.jsonl``."""
         if is_main_process():
             self._files.append_metrics(entry)
+        if self._events is not None:
+            self._events.append(entry)
 
     def save(self, step: int, arrays: PyTree, accuracy: float | None) -> None:
         """Begins to save; returns when the arrays may be changed again."""
@@ -94,3 +103,5 @@ class Directory:
     def close(self) -> None:
         """Waits for what is being saved and lets go of the directory."""
         self._checkpoints.close()
+        if self._events is not None:
+            self._events.close()

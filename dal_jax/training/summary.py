@@ -14,7 +14,8 @@ def accuracies(sums: dict[str, EvalSums]) -> dict[str, float | None]:
 
     ``train_accuracy`` and ``validation_accuracy`` are measured against the given,
     noisy labels; ``memorized`` and ``corrected`` are shares of the training examples
-    that are known to be mislabelled, ``None`` where none is.
+    that are known to be mislabelled, ``fitted`` is the share of all others that are
+    predicted as their label; ``None`` where none is known to be mislabelled.
     """
     figures = {
         f"{name}_accuracy": share(of.correct, of.count) for name, of in sums.items()
@@ -22,9 +23,11 @@ def accuracies(sums: dict[str, EvalSums]) -> dict[str, float | None]:
     if "train" not in sums:
         return figures
     train = sums["train"]
+    others = train.count - train.mislabelled if train.mislabelled else 0
     return figures | {
         "memorized": share(train.memorized, train.mislabelled),
         "corrected": share(train.corrected, train.mislabelled),
+        "fitted": share(train.correct - train.memorized, others),
     }
 
 
@@ -34,7 +37,7 @@ def summarize(
     """Returns the summary of a run, ``{}`` where nothing was evaluated.
 
     Accuracy is that of the last epoch, with the mean of the last ten evaluations and,
-    for what it is worth, the best one; no choice was made by it.
+    for reference, the best one, which nothing was chosen by.
     """
     if not entries:
         return {}
@@ -67,7 +70,7 @@ def summarize(
 
 
 def progress_line(entry: dict[str, Any]) -> str:
-    """Returns the few figures of an evaluation that a progress bar has room for."""
+    """Returns the figures of an evaluation that fit into a progress bar."""
     shown = (
         ("q", "q", "{:.2f}"),
         ("bootstrap_weight", "weight", "{:.2f}"),
@@ -83,7 +86,7 @@ def progress_line(entry: dict[str, Any]) -> str:
 
 
 def format_summary(summary: dict[str, Any], workdir: Any) -> str:
-    """Returns the table that ends a run."""
+    """Returns the table that is printed at the end of a run."""
     rows = [("loss", summary["loss"]), ("noise", _noise(summary))]
     for split, name in (("test", "test"), ("validation", "noisy validation")):
         figure = f"{split}_accuracy"
@@ -120,7 +123,7 @@ def _percent(share: float | None) -> str:
 
 
 def share(part: Any, whole: Any) -> float | None:
-    """Returns a ratio of sums, ``None`` where there is nothing to divide by."""
+    """Returns a ratio of sums, ``None`` if the denominator is 0."""
     return float(part) / float(whole) if whole else None
 
 

@@ -36,9 +36,9 @@ class Workdir:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path).absolute()
-        self.checkpoints = self.path / "checkpoints"
-        self.noise = self.path / "noise.npz"
+        self.path: Path = Path(path).absolute()
+        self.checkpoints: Path = self.path / "checkpoints"
+        self.noise: Path = self.path / "noise.npz"
         self._config = self.path / "config.json"
         self._metrics = self.path / "metrics.jsonl"
 

@@ -129,6 +129,41 @@ def test_right_labels_and_rare_classes_are_left_alone():
     assert abs(audit.num_issues - np.sum(true != given)) < 0.05 * len(true)
 
 
+def test_few_examples_say_little_against_their_label():
+    # Predictions that overlap, sizes from 160 down to 8, and all labels right.
+    shares = 20.0 ** -np.linspace(0, 1, 6)
+    flagged = 0
+    for seed in range(6):
+        true, given, probabilities = made(
+            np.eye(6), size=400, shares=shares / shares.sum(), gap=2.0, seed=seed
+        )
+        flagged += label_issues(given, probabilities).is_issue[true >= 4].sum()
+    assert flagged <= 4
+
+
+def test_a_wide_class_around_a_narrow_one_is_known_by_its_own_covariance():
+    rng = np.random.default_rng(0)
+    true = np.repeat([0, 1, 2], 400)
+    centers = np.array([[0, 0, 0], [1, 0, -1], [0, 9, -9]])
+    spread = np.array([0.3, 3.0, 1.0])[true, None]
+    features = centers[true] + spread * rng.normal(size=(1200, 3))
+    given = np.where(rng.random(1200) < 0.3, (true + 1) % 3, true)
+    features = features - features.mean(axis=1, keepdims=True)
+    model = clusters.fit(features.astype(np.float32), given)
+    believed = np.argmax(model.posterior(features.astype(np.float32), given), axis=1)
+    assert np.mean(believed == true) > 0.95
+    # A root is the inverse of a scale.
+    assert model.log_scales[0] > model.log_scales[2] > model.log_scales[1]
+
+
+def test_a_class_whose_predictions_coincide_is_one_point_and_no_error():
+    true, given, probabilities = made(PAIRS)
+    probabilities[true == 3] = probabilities[true == 3][0]
+    audit = label_issues(given, probabilities)
+    assert np.isfinite(audit.score).all()
+    assert rank_quality(audit.score, true != given).auroc > 0.99
+
+
 def test_many_classes_through_the_nearest_ones(monkeypatch):
     matrix = 0.8 * np.eye(20) + 0.2 * np.roll(np.eye(20), 1, axis=1)
     true, given, probabilities = made(matrix, gap=6.0)

@@ -335,7 +335,7 @@ REFUSED = {
     "no directory": (
         _nothing,
         ["--write_labels=OUT/of/here.npy", "--action=remove"],
-        "no directory",
+        "does not exist: expected one to write",
     ),
     "nothing corrected": (
         _nothing,

@@ -116,7 +116,7 @@ def wrong(tmp_path):
 
 REFUSED = {
     "no out": ({"inputs": "good.npy", "out": ""}, "no --out"),
-    "no folder": ({"inputs": "good.npy", "out": "a/b.csv"}, "no directory"),
+    "no folder": ({"inputs": "good.npy", "out": "a/b.csv"}, "a does not exist"),
     "no inputs": ({"inputs": ""}, "no --inputs"),
     "missing": ({"inputs": "missing"}, "no file or folder"),
     "empty": ({"inputs": "empty"}, "holds no image"),

@@ -305,3 +305,82 @@ def test_mean_of_the_wrong_length():
     preprocess = augment.make_preprocess(AugmentationConfig(), (0.5, 0.5), (1.0,))
     with pytest.raises(InputError, match=r"augmentation\.mean has 2 numbers"):
         preprocess.evaluate(draw_images())
+
+
+def test_random_crops_are_uniform_and_evaluation_takes_the_middle():
+    images = draw_images(batch=400, height=5, width=4)
+    config = AugmentationConfig(random_crop=3)
+    preprocess = augment.make_preprocess(config, (0.0,), (1.0,))
+    cut = np.asarray(jax.jit(preprocess.train)(keys(400), images)) * 255
+    offsets = set()
+    for image, found in zip(np.asarray(images, np.float32), cut, strict=True):
+        places = [
+            (top, left)
+            for top in range(3)
+            for left in range(2)
+            if np.allclose(image[top : top + 3, left : left + 3], found, atol=1e-3)
+        ]
+        offsets.update(places)
+        assert places
+    assert len(offsets) == 6
+    middle = np.asarray(preprocess.evaluate(images)) * 255
+    np.testing.assert_allclose(middle, images[:, 1:4, 0:3], atol=1e-3)
+
+
+def test_erased_rectangles_are_of_the_published_sizes():
+    count, side = 4000, 40
+    boxes = draws(lambda key: geometry.draw_erased(key, (side, side), 0.5), count)
+    erased = np.asarray(boxes.height) > 0
+    assert np.mean(erased) == pytest.approx(0.5, abs=0.03)
+    height, width = (np.asarray(x)[erased] for x in (boxes.height, boxes.width))
+    share = height * width / side**2
+    # Uniform in (.02, .33), but for sides rounded to pixels.
+    assert share.min() < 0.025
+    assert share.max() == pytest.approx(0.33, abs=0.015)
+    assert share.mean() == pytest.approx((0.02 + 0.33) / 2, abs=0.01)
+    ratio = np.log(height / width)
+    assert abs(ratio).max() == pytest.approx(np.log(3.3), abs=0.15)
+    assert ratio.mean() == pytest.approx(0, abs=0.06)
+    for start, extent in ((boxes.top, height), (boxes.left, width)):
+        start = np.asarray(start)[erased]
+        assert start.min() == 0
+        assert (start + extent).max() == side
+
+
+def test_erasing_leaves_the_rest_as_it_was():
+    images = draw_images(batch=20, height=12, width=10)
+    plain, erasing = (
+        jax.jit(
+            augment.make_preprocess(
+                AugmentationConfig(flip=True, crop_padding=2, random_erasing=p),
+                (0.3,),
+                (0.5,),
+            ).train
+        )(keys(20), images)
+        for p in (0.0, 1.0)
+    )
+    plain, erasing = np.asarray(plain), np.asarray(erasing)
+    changed = (plain != erasing).any(axis=-1)
+    assert changed.any(axis=(1, 2)).all()
+    assert (erasing[changed] == 0).all()  # the mean, where pixels are normalised
+    assert 0.02 < changed.mean() < 0.33
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"random_crop": 0}, "random_crop"),
+        ({"random_crop": 4, "random_resized_crop": 4}, "one of them"),
+        ({"random_erasing": 1.5}, "probability"),
+    ],
+)
+def test_crops_and_erasing_out_of_range(options, word):
+    with pytest.raises(InputError, match=word):
+        augment.make_preprocess(AugmentationConfig(**options), (0.0,), (1.0,))
+
+
+def test_crops_larger_than_the_image():
+    config = AugmentationConfig(random_crop=11)
+    preprocess = augment.make_preprocess(config, (0.0,), (1.0,))
+    with pytest.raises(InputError, match="random_crop=11 of images of 12x10"):
+        preprocess.evaluate(draw_images())

@@ -137,7 +137,7 @@ def test_array_files_that_are_none(tmp_path):
         "arrays", train_path=tmp_path / "y.npz"
     )
     np.save(tmp_path / "pixels.npy", np.zeros(3))
-    assert "with 'images' or 'inputs' in its name" in message(
+    assert "put 'images' or 'inputs' into its name" in message(
         "arrays", train_path=tmp_path / "pixels.npy"
     )
     np.save(tmp_path / "images.npy", arrays()["images"])
@@ -206,7 +206,7 @@ def test_size_of_inputs_decides_where_they_live(tmp_path, monkeypatch, limit):
 
 
 def test_values_that_are_not_finite_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.arrays, "_CHUNK_VALUES", 14)  # two rows at a time
+    monkeypatch.setattr(data.blocks, "BLOCK_BYTES", 4 * 14)  # two rows at a time
     given = features()
     path = tmp_path / "a.npz"
     for row, value in ((1, np.nan), (2, np.inf), (3, -np.inf), (4, np.nan)):
@@ -215,7 +215,7 @@ def test_values_that_are_not_finite_are_named(tmp_path, monkeypatch):
         rows = ", ".join(str(n) for n in range(1, min(row, 3) + 1))
         rows += ", ..." * (row > 3)
         assert (
-            f"{path}: {row} of 5 rows of inputs hold NaN or infinity (rows {rows}): "
+            f"{path}: inputs: {row} of 5 rows hold NaN or infinity (rows {rows}): "
             "expected finite numbers" in message("arrays", train_path=path)
         )
 

@@ -213,6 +213,9 @@ def test_a_checkpoint_of_another_configuration_is_refused(
     assert outcome.status == 0
     assert "going on at step 12 of 20" in outcome.err
     check_same_run(stopped_at_12, *small)
+    # What goes on ends with a report of the whole run.
+    assert f"see {stopped_at_12 / 'report.html'}" in outcome.out
+    assert "test accuracy after 4 epochs" in (stopped_at_12 / "report.html").read_text()
 
 
 def _truncate(path):

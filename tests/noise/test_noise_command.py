@@ -152,7 +152,7 @@ def test_unknown_clean_labels_are_said_to_be_unknown():
         kind="symmetric",
         options={},
     )
-    assert "nobody knows how many are wrong" in describe(record)
+    assert "not known how many are wrong" in describe(record)
 
 
 @pytest.mark.parametrize(

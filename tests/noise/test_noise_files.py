@@ -160,7 +160,7 @@ def test_what_is_no_array_is_refused(tmp_path, name, content):
 
 
 def test_a_directory_is_refused(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no regular file"):
         apply(tmp_path)
 
 

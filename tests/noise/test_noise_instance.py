@@ -163,8 +163,9 @@ def test_a_constant_channel_does_no_harm():
 @pytest.mark.parametrize(
     ("images", "scaling", "message"),
     [
-        (np.zeros((4, 2, 2, 1)), "raw", "uint8 images.*dtype float64"),
-        (np.zeros((4, 2, 2), np.uint8), "raw", r"shape \(2, 2\)"),
+        (np.full((4, 2), "a"), "raw", "other numbers.*dtype <U1"),
+        (np.zeros(4), "raw", r"other numbers, got shape \(\)"),
+        (np.zeros((4, 2)), "unit", r"unit is for uint8 images, got shape \(2,\) and"),
         (np.zeros((3, 2, 2, 1), np.uint8), "raw", "3 images and 4 labels"),
         (np.zeros((4, 2, 2, 1), np.uint8), "unit8", "unknown pixel scaling 'unit8'"),
     ],
@@ -172,3 +173,21 @@ def test_a_constant_channel_does_no_harm():
 def test_bad_input_is_refused(images, scaling, message):
     with pytest.raises(InputError, match=message):
         noise.instance_dependent(images, np.arange(4), 4, 0.4, 0, pixel_scaling=scaling)
+
+
+def test_of_features_the_scale_of_each_is_taken_out():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 2000)
+    features = rng.normal(size=(2000, 6)).astype(np.float32)
+    scaled = features * np.array([1, 10, 0.1, 5, 2, 7], np.float32) + 1000
+    noisy, same = (
+        noise.instance_dependent(x, labels, 5, rate=0.4, seed=0)
+        for x in (features, scaled)
+    )
+    assert abs((noisy != labels).mean() - 0.4) < 0.03
+    assert (noisy != same).mean() < 0.01  # what float32 rounds
+    raw, of_scaled = (
+        noise.instance_dependent(x, labels, 5, rate=0.4, seed=0, pixel_scaling="raw")
+        for x in (features, scaled)
+    )
+    assert (raw != of_scaled).mean() > 0.1

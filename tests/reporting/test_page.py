@@ -2,11 +2,8 @@
 
 import dataclasses
 import re
-import shutil
-import subprocess
 import sys
 from html import escape
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,6 @@ from dal_jax.reporting.page import AuditPage, Example, Step, render
 HOSTILE = "<script>document.title='taken'</script>\"'&{{ 7 * 7 }}"
 LONG = "w" * 120
 NAMES = ("cat", HOSTILE, LONG)
-VOID = {"meta", "img"}
 
 
 def make_page(names=NAMES, **changes):
@@ -50,43 +46,9 @@ def make_page(names=NAMES, **changes):
     return dataclasses.replace(page, **changes)
 
 
-class Page(HTMLParser):
-    """What a browser would read: elements with their attributes and text."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.elements, self._open = [], []
-        self.feed(html)
-        assert self._open == [], "elements that are not closed"
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs), []))
-        if tag not in VOID:
-            self._open.append(self.elements[-1])
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs), []))
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self._open.pop()[0] == tag
-
-    def handle_data(self, data):
-        for _, _, texts in self._open:
-            texts.append(data)
-
-    def all(self, *tags, **attributes):
-        """Attributes and text of the elements of some kinds, in their order."""
-        return [
-            (attrs, " ".join("".join(texts).split()))
-            for tag, attrs, texts in self.elements
-            if tag in tags and attributes.items() <= attrs.items()
-        ]
-
-
 @pytest.fixture(scope="module")
-def page():
-    return Page(render(make_page()))
+def page(parse_page):
+    return parse_page(render(make_page()))
 
 
 def test_headings_give_the_order_of_the_page(page):
@@ -152,11 +114,11 @@ def test_a_class_leads_to_its_examples(page):
     assert links == {"#rank-3"}
 
 
-def test_many_classes_are_a_picture_that_is_described():
+def test_many_classes_are_a_picture_that_is_described(parse_page):
     names = tuple(f"class {i}" for i in range(30))
     matrix = np.full((30, 30), np.nan)
     matrix[:20] = 1 / 30
-    page = Page(render(make_page(names, transition_matrix=matrix)))
+    page = parse_page(render(make_page(names, transition_matrix=matrix)))
     pictures = [a for a, _ in page.all("img") if "Heat map" in a["alt"]]
     assert len(pictures) == 1
     assert pictures[0]["src"].startswith("data:image/png;base64,")
@@ -179,13 +141,13 @@ def test_what_is_not_known_is_left_out():
     assert "0.987" in render(dataclasses.replace(page, quality={"AUROC": 0.987}))
 
 
-def test_numbers_and_photographs():
+def test_numbers_and_photographs(parse_page):
     first = make_page().examples[0]
     row = dataclasses.replace(first, content=np.arange(20) / 4)
     photo = dataclasses.replace(
         first, rank=2, content=np.zeros((300, 400, 3), np.uint8)
     )
-    page = Page(render(make_page(examples=[row, photo])))
+    page = parse_page(render(make_page(examples=[row, photo])))
     assert "Values: 0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, and 12 more" in [
         text for _, text in page.all("p")
     ]
@@ -200,7 +162,6 @@ def test_a_line_begins_left_and_is_high_where_the_probability_is():
     assert figures.line(np.array([np.nan])) == "100,24"
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 # A window of a browser without a screen is wider than a phone; a frame need not be.
 PHONE = """<!doctype html><title>waiting</title>
 <iframe style="width: 390px; border: 0" srcdoc="{}"></iframe>
@@ -216,26 +177,8 @@ onload = () => {{
 </script>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_opens_in_a_browser_at_a_phones_width(tmp_path):
-    (tmp_path / "phone.html").write_text(PHONE.format(escape(render(make_page()))))
-    seen = subprocess.run(
-        [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--virtual-time-budget=5000",
-            "--dump-dom",
-            f"file://{tmp_path / 'phone.html'}",
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    ).stdout
+def test_opens_in_a_browser_at_a_phones_width(browse):
+    seen = browse(PHONE.format(escape(render(make_page()))))
     assert "<title>390 px, 2 of 4 shown</title>" in seen
 
 

@@ -122,7 +122,7 @@ def test_the_state_is_donated(mode, way, monkeypatch):
     monkeypatch.setattr(feed, "scans", lambda: way == "scan")
     experiment, carry = build(make_config(parallel=mode))
     state = carry[0]
-    trained = experiment.run_train((), carry, experiment.order(0), 0, 6)
+    trained = experiment.run_train(experiment.context, carry, experiment.order(0), 0, 6)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(trained))
 
@@ -134,7 +134,7 @@ def test_a_call_hands_over_nothing_but_numbers(mode, way, monkeypatch):
     monkeypatch.setattr(feed, "scans", lambda: way == "scan")
     experiment, carry = build(make_config(parallel=mode))
     order = experiment.order(0)
-    carry = experiment.run_train((), carry, order, 0, 6)
+    carry = experiment.run_train(experiment.context, carry, order, 0, 6)
     for leaf in jax.tree.leaves(carry):
         leaf.block_until_ready()
     moved = []
@@ -142,7 +142,7 @@ def test_a_call_hands_over_nothing_but_numbers(mode, way, monkeypatch):
     monkeypatch.setattr(
         jax, "device_put", lambda *a, **k: moved.append(a) or put(*a, **k)
     )
-    experiment.run_train((), carry, order, 0, 6)
+    experiment.run_train(experiment.context, carry, order, 0, 6)
     assert moved == []
 
 
@@ -173,8 +173,8 @@ def test_scans_are_scans(monkeypatch):
         experiment, carry = build(make_config())
         order = experiment.order(0)
         jaxpr = jax.make_jaxpr(
-            lambda carry, run=experiment.run_train, order=order: run(
-                (), carry, order, 0, 6
+            lambda carry, of=experiment, order=order: of.run_train(
+                of.context, carry, order, 0, 6
             )
         )(carry)
         # The loop over rows is the one that carries the whole state.

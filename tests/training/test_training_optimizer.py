@@ -126,6 +126,20 @@ def test_exponential_of_the_step_meets_it_at_the_epochs():
     assert (np.diff(got) < 0).all()
 
 
+def test_steps_after_some_epochs():
+    got = rates(
+        schedule="step", decay_rate=0.1, decay_epochs=(2.0, 4.4), warmup_epochs=1
+    )
+    expected = np.full(EPOCHS * STEPS + 1, 0.4)
+    expected[:5] = 0.4 * np.arange(5) / 5
+    expected[10:] *= 0.1
+    expected[22:] *= 0.1
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    for wrong in (), (4.0, 2.0), (2.0, 2.0):
+        with pytest.raises(InputError, match="decay_epochs"):
+            rates(schedule="step", decay_epochs=wrong)
+
+
 def test_constant():
     assert set(rates(schedule="constant").round(7)) == {0.4}
 

@@ -43,7 +43,7 @@ def sources(config):
     zero = experiment.parallel.place_data(TrainMetrics.zero())
     # The same batch for all, so that the order does not show in the step.
     order = np.arange(32, dtype=np.int32)[None]
-    stepped, _ = experiment.run_train((), (state, zero), order, 0, 1)
+    stepped, _ = experiment.run_train(experiment.context, (state, zero), order, 0, 1)
     return {
         "noise": prepared.record.noisy_labels,
         "data_order": np.stack([experiment.order(epoch) for epoch in range(2)]),

@@ -206,10 +206,11 @@ def test_memorized_and_corrected_by_hand():
         "clean_labels": jnp.array(clean),
         "mask": jnp.array(mask),
     }
-    sums = jax.jit(evaluate)({}, {}, batch)
+    sums, logits = jax.jit(evaluate)({}, {}, batch)
     # 0 right and predicted; 1 wrong, memorized; 2 wrong, corrected; 3 wrong, neither;
     # 4 right, not predicted; 5 would be wrong and memorized, but is padding.
     expected = EvalSums(count=5, correct=2, mislabelled=3, memorized=1, corrected=1)
+    assert jnp.argmax(logits, axis=-1).tolist() == predicted
     assert [float(x) for x in jax.tree.leaves(sums)] == [
         float(x) for x in jax.tree.leaves(expected)
     ]

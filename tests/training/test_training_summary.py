@@ -22,6 +22,8 @@ def test_accuracies_are_ratios_of_sums():
         "test_accuracy": pytest.approx(0.9),
         "memorized": pytest.approx(0.25),
         "corrected": pytest.approx(0.7),
+        # Of 600 others 600 - 100 are predicted as their label.
+        "fitted": pytest.approx(500 / 600),
     }
 
 
@@ -29,6 +31,7 @@ def test_nothing_is_known_to_be_mislabelled():
     figures = summary.accuracies({"train": sums(10, 5)})
     assert figures["memorized"] is None
     assert figures["corrected"] is None
+    assert figures["fitted"] is None
 
 
 def make_record(known=True):

@@ -1,0 +1,1 @@
+"""Losses compared over noises, swept settings and seeds: a directory, a run each."""

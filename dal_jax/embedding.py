@@ -1,0 +1,334 @@
+"""Features of a pretrained network for images on disk, in one array file.
+
+Images are taken in blocks that are always the same, so an image's features don't depend
+on where the work was stopped, or on how many processes shared it.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dal_jax import models
+from dal_jax.data.augment import normalize
+from dal_jax.data.batches import readable
+from dal_jax.data.images import (
+    ArrayImages,
+    EncodedImages,
+    FileImages,
+    with_channel_axis,
+)
+from dal_jax.data.unlabelled import find
+from dal_jax.errors import InputError
+from dal_jax.files import require_file, write_atomically
+from dal_jax.partial import PartialArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """What is to be made.
+
+    Attributes:
+      model: a network's name, one of :func:`dal_jax.models.names`.
+      weights: its .safetensors file.
+      inputs: a folder of images, a ``.csv`` with a column ``path``, an image, or an
+        ``.npy`` or ``.npz`` of uint8 images.
+      out: the ``.npy`` to write, float32 ``[N, D]``. Beside it a ``.csv`` of the same
+        name has a line a row: ``path``, and ``label`` where labels are known.
+      image_size: the side that images are scaled and cropped to.
+      channels: 1 or 3.
+      normalization: a name of :func:`dal_jax.models.normalization`; None for
+        Inception's with vision transformers, ImageNet's otherwise.
+      block_size: images that are computed together.
+    """
+
+    model: str
+    weights: str
+    inputs: str
+    out: str
+    image_size: int = 224
+    channels: int = 3
+    normalization: str | None = None
+    block_size: int = 64
+
+    @property
+    def table(self) -> Path:
+        """The CSV file of the rows' names."""
+        return Path(self.out).with_suffix(".csv")
+
+    @property
+    def constants(self) -> str:
+        """The name of the normalisation."""
+        vit = self.model.startswith("vit")
+        return self.normalization or ("inception" if vit else "imagenet")
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """What there is now.
+
+    Attributes:
+      total: how many images there are.
+      missing: how many of them other processes still have to do.
+      unreadable: those that have no row, and why, by name; known where none is missing.
+    """
+
+    total: int
+    missing: int
+    unreadable: dict[str, str]
+
+
+def embed(
+    wanted: Embedding,
+    *,
+    process_id: int = 0,
+    num_processes: int = 1,
+    progress: bool = False,
+) -> Embedded:
+    """Computes the features of images, or this process's share of them, and goes on.
+
+    The last process that ends puts the array where it belongs.
+
+    Args:
+      wanted: what to make.
+      process_id: which of the processes this is, from 0.
+      num_processes: how many share the work; another number may go on with it.
+      progress: show a progress bar on standard error.
+
+    Raises:
+      InputError: before anything is written, what cannot be made; or none of the
+        images can be read.
+    """
+    if not 0 <= process_id < num_processes:
+        raise InputError(
+            f"process {process_id} of {num_processes}: expected one of 0 to "
+            f"{num_processes - 1}; give --process_id and --num_processes"
+        )
+    out = Path(wanted.out)
+    partial = PartialArray(out.with_name(f"{out.name}.partial"))
+    _check_out(wanted, partial)
+    names, images, labels = _images(wanted)
+    features = _feature_function(wanted)
+    width = jax.eval_shape(features, _example(wanted)).shape[-1]
+    partial.begin(_plan(wanted, images), (len(images), width))
+    _compute(wanted, images, features, partial, process_id, num_processes, progress)
+    done = partial.done()
+    missing = sum(
+        min(wanted.block_size, len(images) - first)
+        for block, first in enumerate(range(0, len(images), wanted.block_size))
+        if block not in done
+    )
+    unreadable = {int(row): why for note in done.values() for row, why in note.items()}
+    if not missing:
+        _finish(wanted, partial, names, labels, unreadable)
+    named = {names[row]: why for row, why in sorted(unreadable.items())}
+    return Embedded(len(images), missing, named if not missing else {})
+
+
+def _check_out(wanted: Embedding, partial: PartialArray) -> None:
+    out = Path(wanted.out)
+    if out.suffix != ".npy":
+        raise InputError(f"--out={out}: expected a name that ends in .npy; give one")
+    if not out.parent.is_dir():
+        raise InputError(
+            f"no directory {out.parent}: expected one to write {out.name} to; create "
+            "it or give another --out"
+        )
+    # A kill at the very end leaves one or both of them beside the unfinished work.
+    for path in () if partial.exists else (out, wanted.table):
+        if path.exists() or path.is_symlink():
+            raise InputError(
+                f"{path} exists: expected a new file, nothing is overwritten; give "
+                "another --out"
+            )
+    for name, value in (
+        ("image_size", wanted.image_size),
+        ("block", wanted.block_size),
+    ):
+        if value < 1:
+            raise InputError(f"--{name}={value}: expected at least 1; give another")
+    if wanted.channels not in (1, 3):
+        raise InputError(f"--channels={wanted.channels}: expected 1 or 3")
+
+
+def _images(
+    wanted: Embedding,
+) -> tuple[Sequence[str], EncodedImages, dict[str, Sequence[str]]]:
+    """Returns the images, their names, and columns of labels where there are some."""
+    found, size = find(wanted.inputs), wanted.image_size
+    if isinstance(found.inputs, np.ndarray):
+        pixels = found.inputs
+        if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
+            raise InputError(
+                f"{wanted.inputs} holds {pixels.dtype} {list(pixels.shape)}: expected "
+                "uint8 images [N, H, W] or [N, H, W, C]; convert them"
+            )
+        array = with_channel_axis(pixels)
+        return found.names, ArrayImages(wanted.channels, size, array), {}
+    images = FileImages(wanted.channels, size, tuple(found.inputs))
+    return found.names, images, _labels(Path(wanted.inputs).expanduser(), found.names)
+
+
+def _labels(path: Path, names: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Returns the labels of a folder's class directories, or those of a list."""
+    if path.suffix.lower() == ".csv" and path.is_file():
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        return {
+            column: [row[column] or "" for row in rows]
+            for column in ("label", "clean_label")
+            if column in rows[0]
+        }
+    parts = [name.split(os.sep, 1) for name in names]
+    if path.is_dir() and all(len(part) == 2 for part in parts):
+        return {"label": [part[0] for part in parts]}
+    return {}
+
+
+def _feature_function(wanted: Embedding) -> Any:
+    side = (wanted.image_size, wanted.image_size, wanted.channels)
+    mean, std = models.normalization(wanted.constants)
+    if wanted.channels == 1:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    # A last layer of the file's, or a new one: neither is used.
+    module = models.create(
+        wanted.model,
+        image_shape=side,
+        num_classes=1,
+        weights=wanted.weights,
+        rngs=jax.random.key(0),
+    )
+    of_normalised = models.feature_function(module)
+
+    def features(pixels: jax.Array) -> jax.Array:
+        unit = jnp.asarray(pixels, jnp.float32) * (1 / 255)
+        return of_normalised(normalize(unit, mean, std))
+
+    return features
+
+
+def _example(wanted: Embedding) -> jax.ShapeDtypeStruct:
+    side = wanted.image_size
+    shape = (wanted.block_size, side, side, wanted.channels)
+    return jax.ShapeDtypeStruct(shape, jnp.uint8)
+
+
+def _plan(wanted: Embedding, images: EncodedImages) -> dict[str, Any]:
+    """Returns all that decides the result."""
+    with require_file(wanted.weights, "a .safetensors file").open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "model": wanted.model,
+        "weights": weights,
+        "inputs": images.fingerprint(np.arange(len(images))),
+        "number of images": len(images),
+        "image_size": wanted.image_size,
+        "channels": wanted.channels,
+        "normalization": wanted.constants,
+        "block_size": wanted.block_size,
+    }
+
+
+def _compute(
+    wanted: Embedding,
+    images: EncodedImages,
+    features: Any,
+    partial: PartialArray,
+    process_id: int,
+    num_processes: int,
+    progress: bool,
+) -> None:
+    """Computes the blocks of this process that nobody has done yet."""
+    from tqdm import tqdm
+
+    size, shape = wanted.block_size, _example(wanted).shape
+    done = partial.done()
+    blocks = range(process_id, -(-len(images) // size), num_processes)
+    mine = [block for block in blocks if block not in done]
+    if not mine:
+        return
+    # Only the last block may be shorter, so each is one batch of the reader.
+    rows = np.concatenate(
+        [np.arange(b * size, min((b + 1) * size, len(images))) for b in mine]
+    )
+    batches = readable(images, shape[1:], size, positions=rows)
+    with (
+        partial.writer(process_id) as write,
+        tqdm(total=len(rows), unit="image", disable=None if progress else True) as bar,
+    ):
+        for block, (positions, pixels, unreadable) in zip(mine, batches, strict=True):
+            first, count = block * size, len(positions) + len(unreadable)
+            batch = np.zeros(shape, np.uint8)
+            batch[positions - first] = pixels
+            of_block = np.asarray(features(batch))[:count]
+            _check_finite(of_block, positions - first, positions)
+            write(block, first, of_block, unreadable)
+            bar.update(count)
+
+
+def _check_finite(
+    features: np.ndarray, rows: np.ndarray, positions: np.ndarray
+) -> None:
+    finite = np.isfinite(features[rows]).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"the features of image {positions[~finite][0]} are not finite: expected "
+            "finite numbers; check the weights"
+        )
+
+
+def _finish(
+    wanted: Embedding,
+    partial: PartialArray,
+    names: Sequence[str],
+    labels: dict[str, Sequence[str]],
+    unreadable: dict[int, str],
+) -> None:
+    kept = np.ones(len(names), bool)
+    kept[list(unreadable)] = False
+    try:
+        with partial.alone():
+            if not kept.any():
+                partial.remove()
+                raise InputError(
+                    f"none of {len(names)} images can be read, the first: "
+                    f"{unreadable[0]}; give other --inputs"
+                )
+            _write_table(wanted, names, labels, kept)
+            partial.finish(Path(wanted.out), kept)
+    except FileNotFoundError:
+        if not Path(wanted.out).exists():  # otherwise another process was first
+            raise
+
+
+def _write_table(
+    wanted: Embedding,
+    names: Sequence[str],
+    labels: dict[str, Sequence[str]],
+    kept: np.ndarray,
+) -> None:
+    """Writes a line a row, unless a process that was killed then has done so."""
+    text = io.StringIO(newline="")
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["path", *labels])
+    for row in np.flatnonzero(kept).tolist():
+        lines.writerow([names[row], *(column[row] for column in labels.values())])
+    content = text.getvalue().encode("utf-8", "surrogateescape")
+    path, out = wanted.table, Path(wanted.out)
+    written = path.exists() and path.read_bytes() == content
+    for strange in (path, out):
+        if strange.exists() and not written:
+            raise InputError(
+                f"{strange} appeared since this work began: expected no such file; "
+                "move it away, and the same command goes on"
+            )
+    if not written:
+        write_atomically(path, lambda file: file.write(content))
