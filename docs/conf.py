@@ -27,6 +27,7 @@ extensions = [
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build", "conf.py", "pictures.py", "optax"]
+exclude_patterns += ["examples/language_model.py"]  # a command; language_model.md
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

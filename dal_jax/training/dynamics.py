@@ -204,7 +204,8 @@ def observe(
     row = jnp.where(where, index, dynamics.correct.shape[0])
     forgotten = dynamics.correct[index] & ~correct
     if dynamics.log_probabilities is None:
-        dynamics = _follow_leading(dynamics, of_classes[0], of_classes[1], index, row)
+        predicted, probability = of_classes
+        dynamics = _follow_leading(dynamics, predicted, probability, index, row)
     else:
         sums = dynamics.log_probabilities.at[late, row].add(of_classes, mode="drop")
         dynamics = dynamics._replace(log_probabilities=sums)
