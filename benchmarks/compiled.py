@@ -19,64 +19,52 @@ The head is a last layer of 4096 features and 128256 classes on 8192 rows in bfl
 DAL, value and gradient by hidden states and kernel; its temporaries are given without
 the float32 sum of the kernel's gradient.
 
-The GPU's compiler needs a description of the device in XLA's text format, ``--h100``.
-It relies on parts of JAX that are not public, and was tried with jax 0.10.2.
+The GPU's compiler needs a description of the device in XLA's text format, ``--h100``;
+see compilers.py.
 """
 
 import argparse
-import importlib.util
 import json
 import math
-import os
-import re
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-# Before JAX is imported: it would look for the devices themselves.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-
+import compilers  # isort: skip  (before JAX)
 import jax
 import jax.numpy as jnp
 import machine
 import numpy as np
 import optax
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dal_jax import losses
 
-TPUS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 SHAPES = "65536x1000:float32,8192x1000:bfloat16,{}x128256:bfloat16"
 REFERENCE = "optax ce"
 STEP, TOTAL_STEPS = 800, 1000  # q is 1.32, so that dal bootstraps
 HEAD = (8192, 4096, 128256)  # rows, features, classes
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
-_BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
-_FREE = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant")
 
 
 def main() -> None:
     arguments = parse()
     result: dict[str, Any] = {"machine": machine.describe(), "tables": [], "heads": []}
-    for package in ("libtpu", "jax-cuda12-plugin"):
-        if importlib.util.find_spec(package.replace("-", "_")):
-            result["machine"][package] = metadata.version(package)
+    result["machine"] |= compilers.versions()
     for target in arguments.targets.split(","):
-        device = device_of(target, arguments.h100)
-        if device is None:
+        devices = compilers.devices_of(target, arguments.h100)
+        if devices is None:
             print(f"{target}: its compiler is not installed, left out", file=sys.stderr)
             continue
-        shapes = arguments.shapes or SHAPES.format(1024 if target in TPUS else 8192)
+        device = devices[0]
+        shapes = arguments.shapes or SHAPES.format(
+            1024 if target in compilers.TPUS else 8192
+        )
         for shape in shapes.split(","):
             table = loss_table(target, device, shape, arguments.losses.split(","))
             result["tables"].append(table)
-        if target in TPUS and not arguments.no_head:
+        if target in compilers.TPUS and not arguments.no_head:
             result["heads"].append(head_table(target, device))
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(result, indent=1) + "\n")
@@ -84,39 +72,13 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--targets", default=",".join((*TPUS, "h100")))
+    parser.add_argument("--targets", default=",".join((*compilers.TPUS, "h100")))
     parser.add_argument("--losses", default=",".join(losses.names()))
     parser.add_argument("--shapes", help="ROWSxCLASSES:DTYPE,...")
     parser.add_argument("--no-head", action="store_true")
     parser.add_argument("--h100", help="the device's description, a .txtpb file")
     parser.add_argument("--out", help="also write a JSON file")
     return parser.parse_args()
-
-
-def device_of(target: str, h100: str | None) -> Any:
-    """A device to compile for, ``None`` without its compiler."""
-    if target in TPUS:
-        if not importlib.util.find_spec("libtpu"):
-            return None
-        return topologies.get_topology_desc(TPUS[target], platform="tpu").devices[0]
-    if not importlib.util.find_spec("jax_cuda12_plugin") or h100 is None:
-        return None
-    _find_cuda()
-    return topologies.get_topology_desc(
-        topology_name="h100",
-        platform="cuda",
-        target_config=Path(h100).read_text(),
-        topology="1x1x1",
-    ).devices[0]
-
-
-def _find_cuda() -> None:
-    from jax._src import xla_bridge
-
-    (nvidia,) = importlib.util.find_spec("nvidia").submodule_search_locations
-    tools = Path(nvidia) / "cuda_nvcc" / "bin"  # ptxas
-    os.environ["PATH"] = f"{tools}{os.pathsep}{os.environ['PATH']}"
-    xla_bridge.discover_pjrt_plugins()  # logs that there is no driver
 
 
 def loss_table(target: str, device: Any, shape: str, names: list[str]) -> dict:
@@ -204,36 +166,13 @@ def compile_for(device: Any, function: Callable, *shapes: Any) -> tuple[Any, flo
 def what_it_says(program: Any, nbytes: int) -> dict[str, float | None]:
     """Passes, temporaries and estimated time of a compiled program."""
     costs = program.cost_analysis() or {}
-    moved = costs.get("bytes accessed") or moved_by_kernels(program.as_text())
+    moved = costs.get("bytes accessed") or compilers.moved_by_kernels(program.as_text())
     seconds = costs.get("optimal_seconds", -1)  # negative where it does not know
     return {
         "passes": moved / nbytes,
         "temporaries": program.memory_analysis().temp_size_in_bytes / nbytes,
         "ms": 1e3 * seconds if seconds > 0 else None,
     }
-
-
-def moved_by_kernels(text: str) -> int:
-    """Bytes of operands and results of the instructions of the entry computation."""
-    sizes, moved = {}, 0
-    instruction = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)")
-    for line in text[text.index("\nENTRY ") :].splitlines():
-        if found := instruction.match(line):
-            name, kind, operation, rest = found.groups()
-            sizes[name] = size_of(kind)
-            if operation not in _FREE:
-                operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
-                moved += sizes[name] + sum(sizes.get(o, 0) for o in operands)
-    return moved
-
-
-def size_of(kind: str) -> int:
-    """Bytes of an array or a tuple of arrays, as in ``f32[8,1000]{1,0}``."""
-    arrays = re.findall(r"(\w+)\[([\d,]*)\]", kind)
-    counts = (math.prod(int(n) for n in shape.split(",") if n) for _, shape in arrays)
-    return sum(
-        _BYTES.get(dtype, 0) * n for (dtype, _), n in zip(arrays, counts, strict=True)
-    )
 
 
 if __name__ == "__main__":

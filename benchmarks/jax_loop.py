@@ -72,7 +72,7 @@ class Trained:
         parallel = self._experiment.parallel
         no_step = feed.make_runner(
             parallel,
-            parallel.place_data(np.zeros((1, 1, 1, 1), np.uint8)),
+            feed.Resident(parallel.place_data(np.zeros((1, 1), np.uint8)), (1,)),
             {},
             lambda context, carry, batch: carry,
             rows=self.steps,

@@ -154,6 +154,7 @@ def observe(
     phases: Phases,
     *,
     where: jax.typing.ArrayLike = True,
+    gather: Callable[[Any], Any] = lambda batch: batch,
 ) -> Dynamics:
     """Returns the dynamics with one batch added.
 
@@ -167,6 +168,8 @@ def observe(
       phases: from :func:`make_phases`.
       where: false for a step, or ``[batch]`` for the examples, to leave out. Logits
         that are not finite are left out anyway.
+      gather: gives every device the whole batch of what it is given: a few numbers an
+        example, and the log-probabilities of all classes where these are kept.
 
     Example:
       >>> phases = make_phases(total_steps=4, num_epochs=2)
@@ -187,17 +190,23 @@ def observe(
     log_given = jnp.sum(jnp.where(is_given, log_p, 0), axis=-1)
     given = jnp.exp(log_given)
     margin = log_given - jnp.max(jnp.where(is_given, -jnp.inf, log_p), axis=-1)
-    correct = margin > 0
+    numbers = jnp.stack([jnp.ones_like(given), given, margin, margin > 0], axis=-1)
+    if dynamics.log_probabilities is None:
+        predicted = jnp.argmax(log_p, axis=-1).astype(jnp.int32)
+        of_classes = predicted, jnp.exp(jnp.max(log_p, axis=-1))
+    else:
+        of_classes = log_p
+    numbers, of_classes, index, where = gather((numbers, of_classes, index, where))
+    given, correct = numbers[:, _PROBABILITY], numbers[:, _CORRECT] > 0
     late = jnp.asarray(step >= phases.late_start, jnp.int32)
     column = jnp.minimum(step // phases.steps_per_column, phases.columns - 1)
     # A row outside is dropped by every scatter below.
     row = jnp.where(where, index, dynamics.correct.shape[0])
     forgotten = dynamics.correct[index] & ~correct
-    numbers = jnp.stack([jnp.ones_like(given), given, margin, correct], axis=-1)
     if dynamics.log_probabilities is None:
-        dynamics = _follow_leading(dynamics, log_p, index, row)
+        dynamics = _follow_leading(dynamics, *of_classes, index, row)
     else:
-        sums = dynamics.log_probabilities.at[late, row].add(log_p, mode="drop")
+        sums = dynamics.log_probabilities.at[late, row].add(of_classes, mode="drop")
         dynamics = dynamics._replace(log_probabilities=sums)
     # 0 is left for columns in which an example is not seen.
     level = jnp.clip(jnp.round(255 * given), 1, 255).astype(jnp.uint8)
@@ -213,13 +222,16 @@ def observe(
 
 
 def _follow_leading(
-    dynamics: Dynamics, log_p: jax.Array, index: jax.Array, row: jax.Array
+    dynamics: Dynamics,
+    predicted: jax.Array,
+    probability: jax.Array,
+    index: jax.Array,
+    row: jax.Array,
 ) -> Dynamics:
     # Space-saving counters (Metwally et al., 2005): a class that has no slot takes over
     # the lightest one, its weight included, so no leading class is lost.
     assert dynamics.leading_classes is not None
     assert dynamics.leading_weights is not None
-    predicted = jnp.argmax(log_p, axis=-1).astype(jnp.int32)
     classes, weights = dynamics.leading_classes[index], dynamics.leading_weights[index]
     same = classes == predicted[:, None]
     slot = jnp.where(
@@ -230,7 +242,7 @@ def _follow_leading(
             predicted, mode="drop"
         ),
         leading_weights=dynamics.leading_weights.at[row, slot].add(
-            jnp.exp(jnp.max(log_p, axis=-1)), mode="drop"
+            probability, mode="drop"
         ),
     )
 

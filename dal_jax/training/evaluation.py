@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dal_jax.data import Split
-from dal_jax.training.feed import Pace, make_runner, sequential_order
+from dal_jax.training.feed import Pace, Resident, make_runner, sequential_order
 from dal_jax.training.parallel import Pmap, ShardedJit
 from dal_jax.training.state import EvalSums, Predictions, TrainState
 from dal_jax.training.step import Batch
@@ -35,7 +35,7 @@ def make_evaluation(
     parallel: ShardedJit | Pmap,
     eval_step: Callable[..., tuple[EvalSums, jax.Array]],
     split: Split,
-    inputs: jax.Array | Split,
+    inputs: Resident | Split,
     batch_size: int,
     *,
     positions: np.ndarray | None = None,

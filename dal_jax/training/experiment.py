@@ -14,7 +14,13 @@ from dal_jax.seeds import jax_key
 from dal_jax.training import dynamics, mixup
 from dal_jax.training import step as steps
 from dal_jax.training.evaluation import Evaluation, make_evaluation
-from dal_jax.training.feed import Runner, epoch_order, make_runner, place_inputs
+from dal_jax.training.feed import (
+    Resident,
+    Runner,
+    epoch_order,
+    make_runner,
+    place_inputs,
+)
 from dal_jax.training.parallel import Pmap, ShardedJit, make_parallel
 from dal_jax.training.plan import Plan
 from dal_jax.training.state import TrainMetrics, TrainState
@@ -56,16 +62,6 @@ def build(plan: Plan) -> Experiment:
     parallel = make_parallel(
         options.parallel, options.batch_size, options.model_devices
     )
-    with_key = _step_with_key(
-        plan, parallel.axis_name, parallel.gather, parallel.neighbours
-    )
-
-    def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
-        train_step = with_key(augmentation_key=jax.random.wrap_key_data(context))
-        state, metrics = carry
-        state, of_batch = train_step(state, batch)
-        return state, metrics.merge(of_batch)
-
     init = make_init(plan)
     init_key = jax_key(plan.seeds["initialization"], "initialization")
     placed = {name: place_inputs(parallel, s) for name, s in plan.splits.items()}
@@ -81,7 +77,7 @@ def build(plan: Plan) -> Experiment:
             parallel,
             placed["train"],
             _labels(plan.train),
-            accumulate,
+            make_accumulate(plan, parallel),
             rows=plan.steps_per_epoch,
             donate=True,
             workers=options.workers,
@@ -102,6 +98,31 @@ def _labels(split: Split) -> dict[str, np.ndarray]:
     if split.label_distributions is not None:
         labels["label_distributions"] = split.label_distributions
     return labels
+
+
+def make_accumulate(
+    plan: Plan, parallel: ShardedJit | Pmap
+) -> Callable[[Any, Carry, steps.Batch], Carry]:
+    """Returns the training step as a loop over batches calls it.
+
+    ``(context, (state, metrics), batch) -> (state, metrics)``, with the batch's metrics
+    added. The context is the data of the augmentation's key.
+    """
+    with_key = _step_with_key(
+        plan,
+        parallel.axis_name,
+        parallel.gather,
+        parallel.neighbours,
+        parallel.share_classes,
+    )
+
+    def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
+        train_step = with_key(augmentation_key=jax.random.wrap_key_data(context))
+        state, metrics = carry
+        state, of_batch = train_step(state, batch)
+        return state, metrics.merge(of_batch)
+
+    return accumulate
 
 
 def make_init(plan: Plan) -> Callable[[jax.Array], TrainState]:
@@ -134,6 +155,7 @@ def _step_with_key(
     axis_name: str | None,
     gather: Callable[[Any], Any] = lambda batch: batch,
     neighbours: Callable[[Any], Any] = mixup.before,
+    share_classes: Callable[[jax.Array], jax.Array] = lambda logits: logits,
 ) -> Callable[..., Any]:
     """Returns the plan's training step as a function of ``augmentation_key``."""
     seed, alpha = plan.seeds["augmentation"], plan.options.mixup
@@ -154,6 +176,7 @@ def _step_with_key(
         skip_nonfinite=plan.options.on_nonfinite == "skip",
         axis_name=axis_name,
         gather=gather,
+        share_classes=share_classes,
     )
 
 
@@ -164,7 +187,7 @@ def _augmentation_key(plan: Plan) -> jax.Array:
 def _evaluations(
     plan: Plan,
     parallel: ShardedJit | Pmap,
-    placed: dict[str, jax.Array | Split],
+    placed: dict[str, Resident | Split],
 ) -> dict[str, Evaluation]:
     eval_step = steps.make_eval_step(
         plan.model, plan.preprocess, axis_name=parallel.axis_name

@@ -8,23 +8,21 @@ Either way the same pure function runs on the same batches in the same order.
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from dal_jax.data import Split, batches
 from dal_jax.seeds import numpy_rng
 from dal_jax.training.parallel import Pmap, ShardedJit
 from dal_jax.training.processes import agree, local_rows
+from dal_jax.training.programs import BatchFunction, batch_program, rows_program
 
 PyTree = Any
-# (context, carry, batch) -> carry
-BatchFunction = Callable[[PyTree, PyTree, dict[str, jax.Array]], PyTree]
 
 # Long enough that the host's share of a call is tiny, short enough to answer Ctrl-C.
 _CALL_SECONDS = 1.0
@@ -97,14 +95,30 @@ def sequential_order(positions: np.ndarray, batch: int) -> np.ndarray:
     return order.reshape(steps, batch)
 
 
-def place_inputs(parallel: ShardedJit | Pmap, split: Split) -> jax.Array | Split:
+class Resident(NamedTuple):
+    """Inputs on the devices.
+
+    Attributes:
+      flat: ``[N, size]``: a TPU reads rows from an array whose last two axes it pads to
+        32 and 128, which takes four times the memory for images of 32x32 pixels.
+      shape: of one example.
+    """
+
+    flat: jax.Array
+    shape: tuple[int, ...]
+
+
+def place_inputs(parallel: ShardedJit | Pmap, split: Split) -> Resident | Split:
     """Returns a split's inputs on the devices, or the split where they must stream."""
-    return parallel.place_data(split.inputs) if split.in_memory else split
+    if not split.in_memory:
+        return split
+    flat = np.reshape(split.inputs, (len(split), math.prod(split.input_shape)))
+    return Resident(parallel.place_data(flat), split.input_shape)
 
 
 def make_runner(
     parallel: ShardedJit | Pmap,
-    inputs: jax.Array | Split,
+    inputs: Resident | Split,
     arrays: dict[str, np.ndarray],
     function: BatchFunction,
     *,
@@ -124,7 +138,7 @@ def make_runner(
       donate: whether the carry's buffers may be reused.
       workers: threads that decode a stream; ``None`` for one a core.
     """
-    if not isinstance(inputs, jax.Array):
+    if isinstance(inputs, Split):
         run = _streamed(parallel, inputs, arrays, function, donate, workers)
         return Runner(run)
     unit = scan_length(rows) if scans() else 1
@@ -158,39 +172,18 @@ def scan_length(rows: int) -> int:
 
 def _resident(
     parallel: ShardedJit | Pmap,
-    inputs: jax.Array,
+    inputs: Resident,
     arrays: dict[str, np.ndarray],
     function: BatchFunction,
     donate: bool,
     unit: int,
 ) -> Callable[..., PyTree]:
-    resident = {"inputs": inputs, **parallel.place_data(arrays)}
+    resident = {"inputs": inputs.flat, **parallel.place_data(arrays)}
 
-    def one(carry, context, resident, positions):
-        batch = {name: x[jnp.maximum(positions, 0)] for name, x in resident.items()}
-        batch = parallel.constrain_batch(_with_positions(batch, positions))
-        return function(context, carry, batch)
+    @functools.cache
+    def program(length: int | None) -> Callable[..., PyTree]:
+        return rows_program(parallel, function, length, inputs.shape, donate=donate)
 
-    def rows(carry, context, resident, order, first, last):
-        def body(row, carry):
-            positions = lax.dynamic_index_in_dim(order, row, keepdims=False)
-            return one(carry, context, resident, positions)
-
-        # The bounds are traced: one program serves any number of steps.
-        return lax.fori_loop(first, last, body, carry)
-
-    def scanned(length):
-        def rows(carry, context, resident, order, first):
-            def body(carry, positions):
-                return one(carry, context, resident, positions), None
-
-            positions = lax.dynamic_slice_in_dim(order, first, length)
-            return lax.scan(body, carry, positions)[0]
-
-        return parallel.compile(rows, scalars=1, donate=donate)
-
-    any_rows = parallel.compile(rows, scalars=2, donate=donate)
-    some_rows = functools.cache(scanned)
     host_order: np.ndarray | None = None
     device_order: jax.Array | None = None
 
@@ -199,10 +192,11 @@ def _resident(
         if order is not host_order:
             host_order, device_order = order, parallel.place_order(order)
         if unit == 1:
-            return any_rows(carry, context, resident, device_order, first, last)
+            bounds = first, last
+            return program(None)(carry, context, resident, device_order, *bounds)
         for row in range(first, last, unit):
-            program = some_rows(min(unit, last - row))
-            carry = program(carry, context, resident, device_order, row)
+            rows = program(min(unit, last - row))
+            carry = rows(carry, context, resident, device_order, row)
         return carry
 
     return run
@@ -216,11 +210,7 @@ def _streamed(
     donate: bool,
     workers: int | None,
 ) -> Callable[..., PyTree]:
-    def step(carry, context, batch):
-        batch = _with_positions(batch, batch.pop("position"))
-        return function(context, carry, parallel.constrain_batch(batch))
-
-    compiled = parallel.compile(step, donate=donate)
+    compiled = batch_program(parallel, function, donate=donate)
     host_order: np.ndarray | None = None
     decoded: Iterator[np.ndarray] = iter(())
     row = 0
@@ -241,9 +231,3 @@ def _streamed(
         return carry
 
     return run
-
-
-def _with_positions(
-    batch: dict[str, jax.Array], positions: jax.Array
-) -> dict[str, jax.Array]:
-    return batch | {"position": jnp.maximum(positions, 0), "mask": positions >= 0}

@@ -11,7 +11,7 @@ Both place the same values: a *state* (replicated, donated), *data* (replicated)
 Every process holds the whole order and computes with its own share of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ def make_parallel(
 
     Args:
       mode: ``"jit"`` or ``"pmap"``.
-      batch_size: over all devices, a multiple of the number of devices that share it.
+      batch_size: over all devices, a multiple of the number of devices.
       model_devices: devices that share the class axis of the last layer (``jit``).
 
     Raises:
@@ -59,12 +59,11 @@ def make_parallel(
             f"model_devices={model_devices} does not fit: expected a divisor of the "
             f"{devices} devices, and parallel=jit; set --config.model_devices=1"
         )
-    sharing = devices // model_devices
-    if batch_size % sharing:
+    if batch_size % devices:
         raise InputError(
-            f"batch_size={batch_size} cannot be shared by {sharing} devices: expected "
-            f"a multiple of {sharing}; set --config.batch_size"
-            f"={-(-batch_size // sharing) * sharing}"
+            f"batch_size={batch_size} cannot be shared by {devices} devices: expected "
+            f"a multiple of {devices}; set --config.batch_size"
+            f"={-(-batch_size // devices) * devices}"
         )
     return Pmap() if mode == "pmap" else ShardedJit(model_devices)
 
@@ -74,11 +73,15 @@ class ShardedJit:
 
     axis_name = None
 
-    def __init__(self, model_devices: int = 1):
-        devices = np.array(jax.devices()).reshape(-1, model_devices)
+    def __init__(self, model_devices: int = 1, devices: Sequence[Any] | None = None):
+        """Takes all devices there are, or those of another machine to compile for."""
+        grid = np.array(devices or jax.devices()).reshape(-1, model_devices)
         # Auto axes: with Explicit ones gradients of sharded gathers fail on jax 0.12.
-        self._mesh = Mesh(devices, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+        self._mesh = Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
         self._replicated = NamedSharding(self._mesh, P())
+        # Devices that share the classes share the batch too: all before the last layer
+        # is then computed once, and between them travel its inputs.
+        self._of_batch = P(("data", "model"))
 
     def place_state(self, tree: PyTree) -> PyTree:
         """Puts host values on the devices, in buffers that may be donated."""
@@ -109,18 +112,19 @@ class ShardedJit:
 
     def place_order(self, order: np.ndarray) -> jax.Array:
         """Shares an order ``[steps, batch]`` over the devices by its batch axis."""
-        return _put(order, NamedSharding(self._mesh, P(None, "data")))
+        return _put(order, NamedSharding(self._mesh, P(None, *self._of_batch)))
 
     def place_batch(self, local: PyTree) -> PyTree:
         """Makes a batch of this process's share, ``[batch / processes, ...]``."""
-        sharding = NamedSharding(self._mesh, P("data"))
+        sharding = NamedSharding(self._mesh, self._of_batch)
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(sharding, x), local
         )
 
     def constrain_batch(self, batch: PyTree) -> PyTree:
         """Inside a compiled function: keeps a batch shared over the devices."""
-        return lax.with_sharding_constraint(batch, NamedSharding(self._mesh, P("data")))
+        sharding = NamedSharding(self._mesh, self._of_batch)
+        return lax.with_sharding_constraint(batch, sharding)
 
     def gather(self, batch: PyTree) -> PyTree:
         """Inside a compiled function: gives every device the whole batch."""
@@ -129,6 +133,13 @@ class ShardedJit:
     def neighbours(self, batch: PyTree) -> PyTree:
         """Inside a compiled function: the example before each; the last is first."""
         return jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), batch)
+
+    def share_classes(self, logits: jax.Array) -> jax.Array:
+        """Inside a compiled function: leaves logits where their classes are."""
+        if not self._splits(logits):
+            return logits
+        axes = ("data", *(None,) * (logits.ndim - 2), "model")
+        return lax.with_sharding_constraint(logits, NamedSharding(self._mesh, P(*axes)))
 
     def compile(
         self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False
@@ -152,12 +163,16 @@ class ShardedJit:
 
         def of_leaf(path: Any, leaf: Any) -> NamedSharding:
             in_head = any(_key_name(key) == "head" for key in path)
-            shared = in_head and leaf.shape[-1:] != ()
-            shared = shared and leaf.shape[-1] % self._mesh.shape["model"] == 0
+            shared = in_head and self._splits(leaf)
             axes = (*(None,) * (leaf.ndim - 1), "model") if shared else ()
             return NamedSharding(self._mesh, P(*axes))
 
         return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+    def _splits(self, array: Any) -> bool:
+        """Whether the last axis of an array divides by the devices that share it."""
+        sharing = self._mesh.shape["model"]
+        return sharing > 1 and array.ndim > 0 and array.shape[-1] % sharing == 0
 
 
 class Pmap:
@@ -233,6 +248,10 @@ class Pmap:
             return jnp.concatenate([last, x[:-1]])
 
         return jax.tree.map(leaf, batch)
+
+    def share_classes(self, logits: jax.Array) -> jax.Array:
+        """Inside a compiled function: every device has all classes."""
+        return logits
 
     def compile(
         self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False
