@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import runpy
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -47,10 +48,11 @@ def test_every_page_is_run_here():
 
 
 @pytest.mark.parametrize("name", sorted(CLAIMS))
-def test_example(name):
+def test_example(name, tmp_path, monkeypatch):
     package = FOREIGN.get(name)
     if package and importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with warnings.catch_warnings():
         if package:
             warnings.simplefilter("default")  # theirs are not ours to fix
