@@ -30,7 +30,7 @@ CLAIMS = {
     "flax_nnx": lambda x: x["corrected"] > 0.95,
     "hosts": lambda x: min(x["accuracies"]) > 0.9,
     "language_head": lambda x: x["memory"]["mean"] < x["memory"]["plain"] / 2,
-    "sound": lambda x: x["accuracy"] > 0.9 and x["found"] > 0.9,
+    "sound": lambda x: x["accuracy"] > 0.98 and x["found"] > 0.9,
     "sweep": lambda x: x["test"][3] > x["test"][0],
     "table": lambda x: x["accuracy"] > x["plain"].summary["test_accuracy_last"] + 0.1,
     "text": lambda x: min(x["accuracy"], x["token_accuracy"]) > 0.85,
