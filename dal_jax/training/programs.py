@@ -54,6 +54,7 @@ def rows_program(
         def body(carry, positions):
             return one(carry, context, resident, positions), None
 
+        assert length is not None
         positions = lax.dynamic_slice_in_dim(order, first, length)
         return lax.scan(body, carry, positions)[0]
 
