@@ -102,13 +102,14 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
     kinds = "|".join(_COLLECTIVES)
     wanted = rf"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({kinds})(-start)?\(.*channel_id=(\d+)"
     for kind, name, starts, channel in re.findall(wanted, text, re.MULTILINE):
-        # What starts has its operands among its results. One that is done in pieces
-        # while others compute is written several times, and has one channel.
-        halved = starts and name != "all-reduce"
-        found[name, channel] = size_of(kind) // (2 if halved else 1)
+        sizes = sorted(map(size_of, re.findall(r"\w+\[[\d,]+\]", kind)))
+        if starts and name != "all-reduce":
+            sizes = sizes[len(sizes) // 2 :]  # the smaller half are the operands
+        # One that is done in pieces while others compute is written several times.
+        found[name, channel] = sum(sizes)
     names = sorted({name for name, _ in found})
-    sizes = {name: [n for (k, _), n in found.items() if k == name] for name in names}
-    return {name: {"count": len(n), "bytes": sum(n)} for name, n in sizes.items()}
+    of_name = {name: [n for (k, _), n in found.items() if k == name] for name in names}
+    return {name: {"count": len(n), "bytes": sum(n)} for name, n in of_name.items()}
 
 
 def moved_by_kernels(text: str) -> int:

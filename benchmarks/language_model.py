@@ -1,13 +1,13 @@
 """Language models trained on text with wrong tokens: curves, three seeds.
 
     python benchmarks/language_model.py [--wrong=0.2,0.4] [--seeds=3]
-        [--tokens=300000] [--out=benchmarks/results/language_model]
+        [--tokens=100000] [--out=benchmarks/results/language_model]
         [--figure=docs/language_model.png]
 
 Every run is one of ``examples/language_model.py``: cross entropy, Dynamics-Aware Loss
 with its default schedule, and with a q that stays low. Seeds differ in wrong tokens,
 initial parameters and the order of the windows. The held-out text is clean and
-chooses nothing.
+chooses nothing. Runs that the results hold already are not repeated.
 """
 
 import argparse
@@ -37,20 +37,26 @@ LOSSES: dict[str, tuple[str, dict[str, float]]] = {
 def main() -> None:
     arguments = parse()
     cli.use_compilation_cache()  # seeds and shares run the same programs
-    runs = []
+    out, described = Path(arguments.out), machine.describe()
+    file = out.with_suffix(".json")
+    runs = json.loads(file.read_text())["runs"] if file.exists() else []
+    key = ("loss", "wrong", "seed", "tokens")
+    done = {tuple(run[k] for k in key) for run in runs}
     shares = [float(share) for share in arguments.wrong.split(",")]
     for seed, share, name in itertools.product(range(arguments.seeds), shares, LOSSES):
+        if (name, share, seed, arguments.tokens) in done:
+            continue
         loss, hyperparameters = LOSSES[name]
         began = time.process_time()
         curve = language_model.train(
             loss, share, seed, arguments.tokens, **hyperparameters
         )
-        run = {"loss": name, "wrong": share, "seed": seed, "curve": list(curve)}
-        runs.append(run | {"cpu_seconds": time.process_time() - began})
+        run = {"loss": name, "wrong": share, "seed": seed, "tokens": arguments.tokens}
+        run |= {"curve": list(curve), "cpu_seconds": time.process_time() - began}
+        runs.append(run)
         print(name, share, seed, runs[-1]["curve"][-1], file=sys.stderr, flush=True)
-    out, described = Path(arguments.out), machine.describe()
     result = {"machine": described, "runs": runs}
-    out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    file.write_text(json.dumps(result, indent=1) + "\n")
     text = f"{table(runs)}\n\n{machine.markdown(described)}\n"
     out.with_suffix(".md").write_text(text)
     print(text)
@@ -61,7 +67,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--wrong", default="0.2,0.4", help="shares of wrong tokens")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=300_000, help="of a run")
+    parser.add_argument("--tokens", type=int, default=100_000, help="of a run")
     parser.add_argument("--out", default="benchmarks/results/language_model")
     parser.add_argument("--figure", default="docs/language_model.png")
     return parser.parse_args()

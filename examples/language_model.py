@@ -1,6 +1,6 @@
 """A small language model, trained on a text in which many tokens are wrong.
 
-    python examples/language_model.py [--loss=dal] [--wrong=0.4] [--tokens=300000]
+    python examples/language_model.py [--loss=dal] [--wrong=0.4] [--tokens=100000]
 
 The text is what ``help()`` knows about Python's syntax (``pydoc_data.topics``, which
 every Python installation has), in tokens: frequent words, and letters for the rest. A
@@ -143,7 +143,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--loss", default="dal", choices=losses.names())
     parser.add_argument("--wrong", type=float, default=0.4)
-    for name, default in ("seed", 0), ("tokens", 300_000):
+    for name, default in ("seed", 0), ("tokens", 100_000):
         parser.add_argument(f"--{name}", type=int, default=default)
     a = parser.parse_args()
     for line in train(a.loss, a.wrong, a.seed, a.tokens):

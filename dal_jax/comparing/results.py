@@ -44,7 +44,7 @@ def write_results(
     rows = study.rows(runs)
     study.write("results.csv", table(rows, swept))
     choices = selection.choose(rows) if select else []
-    shown = selection.chosen_rows(rows, choices) if select else rows
+    shown: Any = selection.chosen_rows(rows, choices) if select else rows
     method = "loss" if select else "method"
     found = {
         title: statistics.compare(shown, score, method=method, test=test)

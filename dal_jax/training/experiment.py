@@ -113,7 +113,6 @@ def make_accumulate(
         parallel.axis_name,
         parallel.gather,
         parallel.neighbours,
-        parallel.share_classes,
     )
 
     def accumulate(context: Any, carry: Carry, batch: steps.Batch) -> Carry:
@@ -155,7 +154,6 @@ def _step_with_key(
     axis_name: str | None,
     gather: Callable[[Any], Any] = lambda batch: batch,
     neighbours: Callable[[Any], Any] = mixup.before,
-    share_classes: Callable[[jax.Array], jax.Array] = lambda logits: logits,
 ) -> Callable[..., Any]:
     """Returns the plan's training step as a function of ``augmentation_key``."""
     seed, alpha = plan.seeds["augmentation"], plan.options.mixup
@@ -176,7 +174,6 @@ def _step_with_key(
         skip_nonfinite=plan.options.on_nonfinite == "skip",
         axis_name=axis_name,
         gather=gather,
-        share_classes=share_classes,
     )
 
 

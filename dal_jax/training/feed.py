@@ -112,7 +112,8 @@ def place_inputs(parallel: ShardedJit | Pmap, split: Split) -> Resident | Split:
     """Returns a split's inputs on the devices, or the split where they must stream."""
     if not split.in_memory:
         return split
-    flat = np.reshape(split.inputs, (len(split), math.prod(split.input_shape)))
+    rows = np.asarray(split.inputs)
+    flat = rows.reshape(len(split), math.prod(split.input_shape))
     return Resident(parallel.place_data(flat), split.input_shape)
 
 

@@ -134,13 +134,6 @@ class ShardedJit:
         """Inside a compiled function: the example before each; the last is first."""
         return jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), batch)
 
-    def share_classes(self, logits: jax.Array) -> jax.Array:
-        """Inside a compiled function: leaves logits where their classes are."""
-        if not self._splits(logits):
-            return logits
-        axes = ("data", *(None,) * (logits.ndim - 2), "model")
-        return lax.with_sharding_constraint(logits, NamedSharding(self._mesh, P(*axes)))
-
     def compile(
         self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False
     ) -> Callable[..., PyTree]:
@@ -163,16 +156,12 @@ class ShardedJit:
 
         def of_leaf(path: Any, leaf: Any) -> NamedSharding:
             in_head = any(_key_name(key) == "head" for key in path)
-            shared = in_head and self._splits(leaf)
+            shared = in_head and leaf.shape[-1:] != ()
+            shared = shared and leaf.shape[-1] % self._mesh.shape["model"] == 0
             axes = (*(None,) * (leaf.ndim - 1), "model") if shared else ()
             return NamedSharding(self._mesh, P(*axes))
 
         return jax.tree_util.tree_map_with_path(of_leaf, tree)
-
-    def _splits(self, array: Any) -> bool:
-        """Whether the last axis of an array divides by the devices that share it."""
-        sharing = self._mesh.shape["model"]
-        return sharing > 1 and array.ndim > 0 and array.shape[-1] % sharing == 0
 
 
 class Pmap:
@@ -248,10 +237,6 @@ class Pmap:
             return jnp.concatenate([last, x[:-1]])
 
         return jax.tree.map(leaf, batch)
-
-    def share_classes(self, logits: jax.Array) -> jax.Array:
-        """Inside a compiled function: every device has all classes."""
-        return logits
 
     def compile(
         self, fn: Callable[..., PyTree], *, scalars: int = 0, donate: bool = False

@@ -50,15 +50,17 @@ def rows_program(
         # The bounds are traced: one program serves any number of steps.
         return lax.fori_loop(first, last, body, carry)
 
+    if length is None:
+        return parallel.compile(any_rows, scalars=2, donate=donate)
+
     def some_rows(carry, context, resident, order, first):
         def body(carry, positions):
             return one(carry, context, resident, positions), None
 
+        assert length is not None
         positions = lax.dynamic_slice_in_dim(order, first, length)
         return lax.scan(body, carry, positions)[0]
 
-    if length is None:
-        return parallel.compile(any_rows, scalars=2, donate=donate)
     return parallel.compile(some_rows, scalars=1, donate=donate)
 
 

@@ -70,7 +70,6 @@ def make_train_step(
     skip_nonfinite: bool = False,
     axis_name: str | None = None,
     gather: Callable[[PyTree], PyTree] = lambda batch: batch,
-    share_classes: Callable[[jax.Array], jax.Array] = lambda logits: logits,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, TrainMetrics]]:
     """Returns the training step.
 
@@ -93,7 +92,6 @@ def make_train_step(
       axis_name: the mapped axis whose shards make up the batch, or ``None``.
       gather: gives every device the whole batch of what it is given, so that what is
         recorded of the examples is the same on every device.
-      share_classes: leaves logits on the devices that hold their classes.
 
     Returns:
       ``train_step(state, batch) -> (state, metrics)`` with ``batch`` of ``inputs``
@@ -104,7 +102,6 @@ def make_train_step(
 
     def mean_loss(params, state: TrainState, inputs, labels, position):
         logits, model_state = model.apply(params, state.model_state, inputs, True)
-        logits = share_classes(logits)
         values, memory = loss.apply(
             logits, labels, state.step, state.loss_memory, position
         )
@@ -150,6 +147,7 @@ def make_train_step(
             seen = logits
             if mixup is not None:
                 seen, _ = model.apply(state.params, state.model_state, inputs, False)
+                seen = share_classes(seen)
             gathered = dynamics.observe(
                 state.dynamics,
                 seen,

@@ -31,7 +31,8 @@ for model_devices in (1, 2, 8):
     carry = (parallel.init_state(experiment.make_init(plan), jax.random.key(0)),
              parallel.place_data(TrainMetrics.zero()))
     batch = {"inputs": plan.train.inputs, "labels": labels, "position": labels}
-    compiled = program.lower(carry, (), parallel.place_batch(batch)).compile()
+    key = parallel.place_data(np.asarray(jax.random.key_data(jax.random.key(0))))
+    compiled = program.lower(carry, key, parallel.place_batch(batch)).compile()
     kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
     text = re.findall(rf"= (.*?) (?:{kinds})(?:-start)?\\(", compiled.as_text())
     sizes = [math.prod(map(int, filter(None, shape.split(","))))
