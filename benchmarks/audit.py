@@ -18,10 +18,12 @@ on where it stopped; with more noises, seeds or methods it measures what is new.
 import copy
 import dataclasses
 import functools
+import importlib.util
 import json
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +282,8 @@ def _main(config: TrainConfig, values: flags.FlagValues) -> None:
     path = Path(f"{values.out}.json") if values.out else None
     done = _read(path, common) if path else []
     description = machine.describe()
-    description["cleanlab"] = machine._version("cleanlab")
+    if importlib.util.find_spec("cleanlab"):
+        description["cleanlab"] = metadata.version("cleanlab")
 
     def save(rows: list[Row]) -> None:
         if path is None:

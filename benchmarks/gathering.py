@@ -56,7 +56,7 @@ CASES = {
 class NothingGathered(Plan):
     """A plan whose step gathers nothing."""
 
-    phases = None
+    phases: Any = None
 
 
 def make_epoch(plan: Plan) -> Callable[[], None]:

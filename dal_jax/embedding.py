@@ -6,10 +6,7 @@ on where the work was stopped, or on how many processes shared it.
 
 import csv
 import dataclasses
-import hashlib
 import io
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +17,10 @@ import numpy as np
 from dal_jax import models
 from dal_jax.data.augment import normalize
 from dal_jax.data.batches import readable
-from dal_jax.data.images import (
-    ArrayImages,
-    EncodedImages,
-    FileImages,
-    with_channel_axis,
-)
-from dal_jax.data.unlabelled import find
+from dal_jax.data.images import EncodedImages
+from dal_jax.data.named import NamedImages, named_images
 from dal_jax.errors import InputError
-from dal_jax.files import require_file, write_atomically
+from dal_jax.files import write_atomically
 from dal_jax.partial import PartialArray
 
 
@@ -45,8 +37,8 @@ class Embedding:
         name has a line a row: ``path``, and ``label`` where labels are known.
       image_size: the side that images are scaled and cropped to.
       channels: 1 or 3.
-      normalization: a name of :func:`dal_jax.models.normalization`; None for
-        Inception's with vision transformers, ImageNet's otherwise.
+      normalization: a name of :func:`dal_jax.models.normalization`; None for what
+        weights of this kind expect.
       block_size: images that are computed together.
     """
 
@@ -63,12 +55,6 @@ class Embedding:
     def table(self) -> Path:
         """The CSV file of the rows' names."""
         return Path(self.out).with_suffix(".csv")
-
-    @property
-    def constants(self) -> str:
-        """The name of the normalisation."""
-        vit = self.model.startswith("vit")
-        return self.normalization or ("inception" if vit else "imagenet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +101,14 @@ def embed(
     out = Path(wanted.out)
     partial = PartialArray(out.with_name(f"{out.name}.partial"))
     _check_out(wanted, partial)
-    names, images, labels = _images(wanted)
-    features = _feature_function(wanted)
+    named = named_images(wanted.inputs, wanted.channels, wanted.image_size)
+    names, images = named.names, named.images
+    weights = models.describe_weights(wanted.model, wanted.weights)
+    constants = _constants(wanted, weights.normalization)
+    features = _feature_function(wanted, constants)
     width = jax.eval_shape(features, _example(wanted)).shape[-1]
-    partial.begin(_plan(wanted, images), (len(images), width))
+    plan = _plan(wanted, images, weights.sha256, constants)
+    partial.begin(plan, (len(images), width))
     _compute(wanted, images, features, partial, process_id, num_processes, progress)
     done = partial.done()
     missing = sum(
@@ -128,9 +118,9 @@ def embed(
     )
     unreadable = {int(row): why for note in done.values() for row, why in note.items()}
     if not missing:
-        _finish(wanted, partial, names, labels, unreadable)
-    named = {names[row]: why for row, why in sorted(unreadable.items())}
-    return Embedded(len(images), missing, named if not missing else {})
+        _finish(wanted, partial, named, unreadable)
+    left_out = {names[row]: why for row, why in sorted(unreadable.items())}
+    return Embedded(len(images), missing, left_out if not missing else {})
 
 
 def _check_out(wanted: Embedding, partial: PartialArray) -> None:
@@ -159,45 +149,24 @@ def _check_out(wanted: Embedding, partial: PartialArray) -> None:
         raise InputError(f"--channels={wanted.channels}: expected 1 or 3")
 
 
-def _images(
-    wanted: Embedding,
-) -> tuple[Sequence[str], EncodedImages, dict[str, Sequence[str]]]:
-    """Returns the images, their names, and columns of labels where there are some."""
-    found, size = find(wanted.inputs), wanted.image_size
-    if isinstance(found.inputs, np.ndarray):
-        pixels = found.inputs
-        if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
-            raise InputError(
-                f"{wanted.inputs} holds {pixels.dtype} {list(pixels.shape)}: expected "
-                "uint8 images [N, H, W] or [N, H, W, C]; convert them"
-            )
-        array = with_channel_axis(pixels)
-        return found.names, ArrayImages(wanted.channels, size, array), {}
-    images = FileImages(wanted.channels, size, tuple(found.inputs))
-    return found.names, images, _labels(Path(wanted.inputs).expanduser(), found.names)
-
-
-def _labels(path: Path, names: Sequence[str]) -> dict[str, Sequence[str]]:
-    """Returns the labels of a folder's class directories, or those of a list."""
-    if path.suffix.lower() == ".csv" and path.is_file():
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        return {
-            column: [row[column] or "" for row in rows]
-            for column in ("label", "clean_label")
-            if column in rows[0]
-        }
-    parts = [name.split(os.sep, 1) for name in names]
-    if path.is_dir() and all(len(part) == 2 for part in parts):
-        return {"label": [part[0] for part in parts]}
-    return {}
-
-
-def _feature_function(wanted: Embedding) -> Any:
-    side = (wanted.image_size, wanted.image_size, wanted.channels)
-    mean, std = models.normalization(wanted.constants)
+def _constants(
+    wanted: Embedding, of_weights: models.Normalization | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and deviation of each channel."""
+    named = wanted.normalization
+    constants = of_weights if named is None else models.normalization(named)
+    if constants is None:
+        raise InputError(
+            f"weights {wanted.weights} do not tell how pixels are normalised: expected "
+            "a name; give --normalization=imagenet or inception"
+        )
     if wanted.channels == 1:
-        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+        return (sum(constants.mean) / 3,), (sum(constants.std) / 3,)
+    return constants
+
+
+def _feature_function(wanted: Embedding, constants: tuple[Any, Any]) -> Any:
+    side = (wanted.image_size, wanted.image_size, wanted.channels)
     # A last layer of the file's, or a new one: neither is used.
     module = models.create(
         wanted.model,
@@ -210,7 +179,7 @@ def _feature_function(wanted: Embedding) -> Any:
 
     def features(pixels: jax.Array) -> jax.Array:
         unit = jnp.asarray(pixels, jnp.float32) * (1 / 255)
-        return of_normalised(normalize(unit, mean, std))
+        return of_normalised(normalize(unit, *constants))
 
     return features
 
@@ -221,10 +190,11 @@ def _example(wanted: Embedding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.uint8)
 
 
-def _plan(wanted: Embedding, images: EncodedImages) -> dict[str, Any]:
+def _plan(
+    wanted: Embedding, images: EncodedImages, weights: str, constants: tuple[Any, Any]
+) -> dict[str, Any]:
     """Returns all that decides the result."""
-    with require_file(wanted.weights, "a .safetensors file").open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    mean, std = constants
     return {
         "model": wanted.model,
         "weights": weights,
@@ -232,7 +202,7 @@ def _plan(wanted: Embedding, images: EncodedImages) -> dict[str, Any]:
         "number of images": len(images),
         "image_size": wanted.image_size,
         "channels": wanted.channels,
-        "normalization": wanted.constants,
+        "normalization": {"mean": list(mean), "std": list(std)},
         "block_size": wanted.block_size,
     }
 
@@ -288,39 +258,34 @@ def _check_finite(
 def _finish(
     wanted: Embedding,
     partial: PartialArray,
-    names: Sequence[str],
-    labels: dict[str, Sequence[str]],
+    named: NamedImages,
     unreadable: dict[int, str],
 ) -> None:
-    kept = np.ones(len(names), bool)
+    kept = np.ones(len(named.names), bool)
     kept[list(unreadable)] = False
     try:
         with partial.alone():
             if not kept.any():
                 partial.remove()
                 raise InputError(
-                    f"none of {len(names)} images can be read, the first: "
+                    f"none of {len(named.names)} images can be read, the first: "
                     f"{unreadable[0]}; give other --inputs"
                 )
-            _write_table(wanted, names, labels, kept)
+            _write_table(wanted, named, kept)
             partial.finish(Path(wanted.out), kept)
     except FileNotFoundError:
         if not Path(wanted.out).exists():  # otherwise another process was first
             raise
 
 
-def _write_table(
-    wanted: Embedding,
-    names: Sequence[str],
-    labels: dict[str, Sequence[str]],
-    kept: np.ndarray,
-) -> None:
+def _write_table(wanted: Embedding, named: NamedImages, kept: np.ndarray) -> None:
     """Writes a line a row, unless a process that was killed then has done so."""
     text = io.StringIO(newline="")
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["path", *labels])
+    lines.writerow(["path", *named.labels])
+    columns = [named.names, *named.labels.values()]
     for row in np.flatnonzero(kept).tolist():
-        lines.writerow([names[row], *(column[row] for column in labels.values())])
+        lines.writerow([column[row] for column in columns])
     content = text.getvalue().encode("utf-8", "surrogateescape")
     path, out = wanted.table, Path(wanted.out)
     written = path.exists() and path.read_bytes() == content

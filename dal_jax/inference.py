@@ -102,7 +102,7 @@ class Classifier:
 
     Attributes:
       form: of one input, as the run was trained on.
-      class_names: one a class.
+      class_names: one per class.
     """
 
     def __init__(
@@ -115,7 +115,8 @@ class Classifier:
         class_names: tuple[str, ...],
     ):
         """Takes a network as pure functions, its arrays, and what its inputs are."""
-        self.form, self.class_names = form, class_names
+        self.form: InputForm = form
+        self.class_names: tuple[str, ...] = class_names
         self._network, self._preprocess = network, preprocess
         self._variables = jax.device_put((params, model_state))
 

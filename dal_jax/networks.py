@@ -7,14 +7,14 @@ need the file again.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
 from dal_jax import models
-from dal_jax.config import ModelConfig, TrainConfig
+from dal_jax.config import AugmentationConfig, ModelConfig, TrainConfig
 from dal_jax.errors import InputError, unknown_name
 from dal_jax.seeds import jax_key
 from dal_jax.training.parallel import axis_name
@@ -63,7 +63,11 @@ def check(config: TrainConfig) -> None:
             )
 
 
-def filled_in(config: TrainConfig, begun: TrainConfig | None = None) -> TrainConfig:
+def filled_in(
+    config: TrainConfig,
+    begun: TrainConfig | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> TrainConfig:
     """Returns a configuration with what its file of weights decides filled in.
 
     That is the file's digest, the form of a ResNet's stem and, if nothing is said of
@@ -73,35 +77,56 @@ def filled_in(config: TrainConfig, begun: TrainConfig | None = None) -> TrainCon
       config: with or without ``model.weights``.
       begun: that of a run that has a checkpoint. If the file is gone, what it decided
         is taken from there.
+      say: told in a line what a run that begins makes of the file.
 
     Raises:
       InputError: the file cannot be read, is of another network, or is not the one
         that ``model.weights_sha256`` names.
     """
     model, augmentation = config.model, config.augmentation
-    if model.weights is None:
+    path, stem = model.weights, model.small_images
+    if path is None:
         return config
-    if begun is not None and not Path(model.weights).exists():
-        found = begun.model
-        sha256, small_images = found.weights_sha256, found.small_images
-        constants = begun.augmentation.mean, begun.augmentation.std
+    if begun is not None and not Path(path).exists():
+        sha256, small_images = begun.model.weights_sha256, begun.model.small_images
+        constants, num_classes = (begun.augmentation.mean, begun.augmentation.std), None
     else:
-        found = models.describe_weights(model.name, model.weights, **_options(model))
-        sha256, small_images = found.sha256, found.small_images
-        constants = found.normalization or ((), ())
+        found = models.describe_weights(model.name, path, **_options(model))
+        sha256, num_classes, small_images, normalization = found
+        constants = normalization or ((), ())
     if model.weights_sha256 not in (None, sha256):
         raise InputError(
-            f"weights {model.weights} have the SHA-256 {sha256}: expected that of "
+            f"weights {path} have the SHA-256 {sha256}: expected that of "
             f"model.weights_sha256, {model.weights_sha256}; bring that file back, or "
             "leave --config.model.weights_sha256 out"
         )
     if not (augmentation.normalization or augmentation.mean or augmentation.std):
         mean, std = constants
         augmentation = dataclasses.replace(augmentation, mean=mean, std=std)
-    if model.small_images is None:
-        model = dataclasses.replace(model, small_images=small_images)
-    model = dataclasses.replace(model, weights_sha256=sha256)
+    model = dataclasses.replace(
+        model,
+        weights_sha256=sha256,
+        small_images=small_images if stem is None else stem,
+    )
+    if begun is None:
+        say(_line(path, num_classes, augmentation))
     return dataclasses.replace(config, model=model, augmentation=augmentation)
+
+
+def _line(path: str, num_classes: int | None, pixels: AugmentationConfig) -> str:
+    head = f"its last layer is kept if the data have {num_classes} classes, too"
+    if num_classes is None:
+        head = "it has no last layer"
+    normalised = pixels.normalization or (
+        f"mean {_numbers(pixels.mean)} and deviation {_numbers(pixels.std)}"
+        if pixels.mean
+        else "the training images' own mean and deviation"
+    )
+    return f"weights {path}: {head}; pixels are normalised by {normalised}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def make(

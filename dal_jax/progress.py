@@ -25,4 +25,5 @@ def progress_bar(**options: Any) -> Any:
         warnings.simplefilter("ignore", TqdmWarning)
         from tqdm.auto import tqdm
     watched = "ipykernel" in sys.modules or os.isatty(2)
-    return tqdm(**{"mininterval": 0.1 if watched else 5.0} | options)
+    options.setdefault("mininterval", 0.1 if watched else 5.0)
+    return tqdm(**options)

@@ -12,18 +12,11 @@ from typing import Any
 import numpy as np
 import optax
 
-from dal_jax import data, losses, models, networks, noise, optimizers
-from dal_jax.config import (
-    AugmentationConfig,
-    OptimizerConfig,
-    TrainConfig,
-    config_of,
-    plain,
-)
-from dal_jax.data import augment
+from dal_jax import data, losses, models, networks, noise, optimizers, preprocessing
+from dal_jax.config import OptimizerConfig, TrainConfig, config_of, plain
+from dal_jax.data.augment import Preprocess
 from dal_jax.data.form import InputForm
-from dal_jax.data.standardize import feature_statistics, make_standardize
-from dal_jax.data.statistics import class_counts, image_statistics
+from dal_jax.data.statistics import class_counts
 from dal_jax.errors import InputError, unknown_name
 from dal_jax.networks import PRECISIONS
 from dal_jax.training.fingerprint import Identity
@@ -193,10 +186,10 @@ def ingredients(
         "test": prepared.test,
         "loss": make_loss(config, steps_per_epoch, num_classes, len(train)),
         "optimizer": optimizer,
-        "preprocess": _preprocess(
+        "preprocess": preprocessing.make(
             config,
             InputForm(train.input_shape, train.input_dtype, columns=prepared.columns),
-            *_statistics(config, train),
+            *preprocessing.statistics(config, train),
         ),
         "class_names": prepared.class_names,
         "record": prepared.record,
@@ -281,69 +274,9 @@ def _options(config: TrainConfig) -> Options:
     )
 
 
-def _statistics(config: TrainConfig, train: data.Split) -> tuple[Any, Any]:
-    if config.augmentation.normalization is not None:
-        return models.normalization(config.augmentation.normalization)
-    mean, std = config.augmentation.mean, config.augmentation.std
-    is_image = InputForm(train.input_shape, train.input_dtype).is_image
-    if config.dataset.standardize and (is_image or mean or std):
-        raise InputError(
-            "dataset.standardize is for inputs that are no images, in place of "
-            "augmentation.mean and augmentation.std: expected one way alone; leave "
-            "dataset.standardize out"
-        )
-    if config.dataset.standardize:
-        return feature_statistics(train.inputs)
-    if mean or std or not is_image:
-        return mean, std
-    return image_statistics(train.inputs)
-
-
-def _preprocess(
-    config: TrainConfig, form: InputForm, mean: Any, std: Any
-) -> augment.Preprocess:
-    if not form.is_image:
-        return _of_numbers(config, form, mean, std)
-    _check_normalisation(form, mean, std)
-    dtype = PRECISIONS[config.precision]
-    preprocess = augment.make_preprocess(config.augmentation, mean, std, dtype)
-    # What images are made before they are inputs: None leaves that as it is.
-    source = {"size": config.dataset.image_size, "channels": config.dataset.channels}
-    return preprocess._replace(description={**source, **preprocess.description})
-
-
-def _of_numbers(
-    config: TrainConfig, form: InputForm, mean: Any, std: Any
-) -> augment.Preprocess:
-    given = dataclasses.replace(config.augmentation, mean=(), std=(), mixup=0.0)
-    for name, default in vars(AugmentationConfig()).items():
-        if getattr(given, name) != default:
-            raise InputError(
-                f"augmentation.{name}={getattr(given, name)} is for images, and the "
-                f"inputs are {form.dtype} {['N', *form.shape]}: expected none; leave "
-                "it out"
-            )
-    if mean or std:
-        _check_normalisation(form, mean, std)
-    preprocess = make_standardize(mean, std, PRECISIONS[config.precision])
-    columns = {"columns": list(form.columns)} if form.columns else {}
-    return preprocess._replace(description={**preprocess.description, **columns})
-
-
-def _check_normalisation(form: InputForm, mean: Any, std: Any) -> None:
-    channels = form.shape[-1]
-    fits = all(len(given) in (1, channels) for given in (mean, std))
-    if not fits or min(std) <= 0:
-        raise InputError(
-            f"augmentation.mean={mean} and augmentation.std={std} do not fit: expected "
-            f"both, of one number or of {channels}, std more than 0; give them so, or "
-            "neither to measure them"
-        )
-
-
 def of_finished_run(
     values: Mapping[str, Any], inputs: Mapping[str, Any]
-) -> tuple[Any, augment.Preprocess]:
+) -> tuple[Any, Preprocess]:
     """Returns the network and the preprocessing of a run by names, without its data.
 
     Args:
@@ -363,5 +296,5 @@ def of_finished_run(
         networks.make(
             config, form.shape, len(inputs["class_names"]), read_weights=False
         ),
-        _preprocess(config, form, inputs["mean"], inputs["std"]),
+        preprocessing.make(config, form, inputs["mean"], inputs["std"]),
     )

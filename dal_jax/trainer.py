@@ -50,12 +50,14 @@ def train_and_evaluate(
       Interrupted: ``stop`` asked for it; the run is saved and can go on.
     """
     files = Workdir(workdir)
+    # Said once all is checked, for a refusal is a line of its own.
+    notes: list[str] = []
 
     def checked() -> tuple[TrainConfig, bool]:
         recipe.check(config)
         # Its parameters come from a checkpoint, and the file of weights may be gone.
         begun = None if overwrite or config.model.weights is None else _begun(files)
-        return networks.filled_in(config, begun), begun is None
+        return networks.filled_in(config, begun, notes.append), begun is None
 
     config, begins = refuse_together(checked)
     identity = recipe.identity_of(config)
@@ -79,9 +81,9 @@ def train_and_evaluate(
         )
     if prepared.skipped:
         named = ", ".join(prepared.skipped[:3])
-        say(f"left out {len(prepared.skipped)} images that do not decode: {named}")
-    for note in prepared.notes:
-        say(note)
+        notes.append(
+            f"left out {len(prepared.skipped)} images that do not decode: {named}"
+        )
     result = fit(
         **objects,
         workdir=workdir,
@@ -89,6 +91,7 @@ def train_and_evaluate(
         overwrite=overwrite,
         stop=stop,
         say=say,
+        notes=(*notes, *prepared.notes),
         progress=progress,
         profile=profile,
         tensorboard=tensorboard,

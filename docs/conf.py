@@ -69,12 +69,20 @@ html_theme_options = {
 html_static_path = []
 
 
+# Other scripts in examples/ are programs with flags, and no pages.
+NOTEBOOKS = [
+    script
+    for script in sorted((ROOT / "examples").glob("*.py"))
+    if script.read_text().startswith("# %%")
+]
+
+
 def _copy_examples(app, config):
     """Sphinx reads pages below its own directory alone."""
     copies = HERE / "examples"
     shutil.rmtree(copies, ignore_errors=True)
     copies.mkdir()
-    for script in sorted((ROOT / "examples").glob("*.py")):
+    for script in NOTEBOOKS:
         shutil.copy(script, copies)
 
 
@@ -83,7 +91,7 @@ def _outside(app, docname, source):
 
     def link(match):
         text, path = match.groups()
-        if path.startswith("../examples/"):
+        if (HERE / path).resolve() in NOTEBOOKS:
             return f"[{text}]({path.removeprefix('../')})"
         return f"{{download}}`{text.strip('`')} <{path}>`"
 

@@ -188,6 +188,20 @@ def test_training_knows_objects_and_no_configuration():
                 assert not {"dal_jax.recipe", "dal_jax.trainer"} & names, path
 
 
+def test_statistics_and_pictures_know_no_run():
+    """Anybody's arrays and tables go in: see docs/architecture.md."""
+    for path in MODULES:
+        names = imported(path)
+        ours = {n.split(".")[1] for n in names if n.startswith("dal_jax.")}
+        if path.parts[0] == "analysis":
+            assert tops(names) <= {"numpy", "scipy", "dal_jax"}, path
+            assert ours <= {"analysis", "errors"}, path
+        elif path.parts[0] == "reporting":
+            known = {"numpy", "matplotlib", "PIL", "jinja2", "dal_jax"}
+            assert tops(names) <= known, path
+            assert ours <= {"reporting", "analysis"}, path
+
+
 def test_nobody_imports_a_command():
     for path in MODULES:
         if path.parts[0] != "commands":

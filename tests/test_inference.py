@@ -230,7 +230,12 @@ def test_network_and_preprocessing_are_made_without_the_data():
     assert (described["size"], described["channels"]) == (10, 3)
     inputs = json.loads(
         json.dumps(
-            {"class_names": list("0123456789"), "input_shape": [10, 10, 3], **described}
+            {
+                "class_names": list("0123456789"),
+                "input_shape": [10, 10, 3],
+                "input_dtype": "uint8",
+                **described,
+            }
         )
     )
     values = json.loads(json.dumps(recipe.identity_of(config).values))

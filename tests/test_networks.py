@@ -68,8 +68,12 @@ ADAMW = OptimizerConfig(
 def frozen(tmp_path_factory, backbone):
     """A finished run whose backbone is frozen."""
     config = configured(backbone, freeze="backbone", optimizer=ADAMW)
-    workdir = tmp_path_factory.mktemp("frozen") / "run"
-    training.train_and_evaluate(config, workdir)
+    workdir, said = tmp_path_factory.mktemp("frozen") / "run", []
+    training.train_and_evaluate(config, workdir, say=said.append)
+    assert said[0] == (
+        f"weights {backbone}: its last layer is kept if the data have 7 classes, too; "
+        "pixels are normalised by mean 0.25 and deviation 0.5"
+    )
     return config, workdir
 
 

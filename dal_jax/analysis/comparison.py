@@ -51,7 +51,8 @@ class Cell:
     Attributes:
       estimate: of its score.
       failed: repetitions that failed.
-      best: whether its mean is the highest under the condition.
+      best: whether its mean is the highest under the condition; ``None`` where it has
+        no competitor.
       p_value: of the paired test against the best, corrected by Holm over the
         condition's comparisons; nan for the best itself, and with fewer than two pairs.
       pairs: repetitions that the test had.
@@ -59,14 +60,14 @@ class Cell:
 
     estimate: Estimate
     failed: int
-    best: bool
+    best: bool | None
     p_value: float
     pairs: int
 
     @property
     def tied(self) -> bool:
-        """Whether it is not the best and cannot be told from it."""
-        return not self.best and not self.p_value < LEVEL
+        """Whether it is not the best of several and cannot be told from it."""
+        return self.best is False and not self.p_value < LEVEL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +78,8 @@ class Comparison:
       methods: in order of appearance.
       conditions: likewise.
       cells: by ``(method, condition)``, where there is a score.
-      ranks: of each method, 1 the best, averaged over the conditions; ``{}`` where no
-        repetition has all methods under all conditions.
+      ranks: of each method, 1 the best, averaged over the conditions; ``{}`` for a
+        single method, and where no repetition has all methods under all conditions.
       test: which paired test.
     """
 
@@ -184,11 +185,11 @@ def paired_p_value(
         # Differences that are equal leave no variance: the p-value is then 0.
         warnings.simplefilter("ignore", RuntimeWarning)
         if test == "t":
-            p_value = stats.ttest_1samp(differences, 0.0).pvalue
+            found: Any = stats.ttest_1samp(differences, 0.0)
         else:
             changed = differences[differences != 0]  # as Wilcoxon has it
-            p_value = stats.wilcoxon(changed, method="exact").pvalue
-    return float(p_value), count
+            found = stats.wilcoxon(changed, method="exact")
+    return float(found.pvalue), count
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -236,7 +237,7 @@ def _cells(scores: Mapping[str, Mapping[Any, float]], test: Test) -> dict[str, C
         name: Cell(
             estimates[name],
             failed=sum(map(math.isnan, of.values())),
-            best=name == best,
+            best=None if len(scores) == 1 else name == best,
             p_value=float(p_value),
             pairs=found[name][1],
         )
@@ -255,7 +256,7 @@ def _ranks(
     """
     everything = [scores.get((m, c), {}) for c in conditions for m in methods]
     shared = [key for key in everything[0] if all(key in of for of in everything)]
-    if not shared:
+    if not shared or len(methods) == 1:
         return {}
     table = np.array(
         [[[scores[m, c][key] for m in methods] for c in conditions] for key in shared]

@@ -23,7 +23,7 @@ def write_files(
     Args:
       audit: of the run.
       top: how many examples the page shows.
-      say: told in single lines what a person would want to know.
+      say: called with each line that a person would want to read.
     """
     files = audit.files
     files.mark.claim(adopt=True)

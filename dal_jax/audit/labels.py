@@ -49,7 +49,7 @@ def new_labels(audit: Audited, action: str) -> tuple[np.ndarray, str]:
     if action == "corrected" and not corrected:
         raise InputError(
             f"{table} has no corrected label: expected classes in its last column, "
-            "corrected_label; fill some in, or take --action=relabel or remove"
+            "corrected_label; fill some in, or use --action=relabel or remove"
         )
     labels = _labels_of_source(audit)
     issues = audit.issues

@@ -87,7 +87,7 @@ def _same(given: np.ndarray, by_class: np.ndarray, start: int) -> np.ndarray:
 
 
 def _contents(audit: Audited, shown: list[int]) -> tuple[list[Any], str]:
-    """Returns the inputs to show, and a remark on those that are not at hand."""
+    """Returns the inputs to show, and a remark on those that are missing."""
     nothing = [None] * len(shown)
     if audit.config is None:
         return nothing, (
@@ -105,7 +105,7 @@ def _contents(audit: Audited, shown: list[int]) -> tuple[list[Any], str]:
 
 
 def _steps(audit: Audited) -> list[Step]:
-    """Returns how to go on, as the page says it."""
+    """Returns the next steps that the page shows."""
     workdir = str(audit.files.path)
     command = ["dal-jax", "audit", f"--workdir={workdir}"]
     file = f"{audit.files.path.name}-labels.npy"

@@ -28,7 +28,7 @@ class Audited:
     Attributes:
       issues: which labels are likely wrong.
       record: the labels that the run was trained on.
-      class_names: one a class.
+      class_names: one per class.
       names: bytes ``[N]``, the examples' paths; ``None`` where they have none.
       history: uint8 ``[N, T]``, the given label's probability in 255ths.
       config: what was trained; ``None`` for a run of objects.

@@ -17,6 +17,7 @@ results.csv has a line a run, results.md and results.tex the tables; the picture
 beside them.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command, by default with the process's command line."""
     cli.quiet()
-    cli.run_command(_compare, _define_flags, description=__doc__, argv=argv)
+    argv = list(sys.argv if argv is None else argv)
+    command = functools.partial(_compare, ["dal-jax", "compare", *argv[1:]])
+    cli.run_command(command, _define_flags, description=__doc__, argv=argv)
 
 
 def _define_flags(values: flags.FlagValues) -> None:
@@ -74,7 +77,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     )
 
 
-def _compare(config: TrainConfig, values: flags.FlagValues) -> None:
+def _compare(words: list[str], config: TrainConfig, values: flags.FlagValues) -> None:
     from dal_jax import losses, training
     from dal_jax.comparing import plan, sweeps
     from dal_jax.comparing.results import write_results
@@ -102,8 +105,9 @@ def _compare(config: TrainConfig, values: flags.FlagValues) -> None:
         cli.end(error, 128 + error.signal_number)
     except training.StorageError as error:
         cli.end(error, 1)
-    select = values.select == "validation"
-    print(write_results(study, runs, fields, select=select, test=values.test))
+    select, test = values.select == "validation", values.test
+    text = write_results(study, runs, fields, select=select, test=test, command=words)
+    print(text)
     print(f"wrote {study.path / 'results.csv'}, results.md, results.tex and pictures")
 
 
@@ -137,7 +141,8 @@ def _train(
     from dal_jax.comparing.progress import Progress
 
     jobs = [Job.of(study, run, values.compilation_cache) for run in left]
-    known = [row for run in runs if run not in left and (row := study.row(run))]
+    names = {run.name for run in left}
+    known = study.rows(run for run in runs if run.name not in names)
     progress = Progress(runs, known, sys.stderr)
     report = _reporter(study, left, progress)
     progress.show()

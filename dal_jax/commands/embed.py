@@ -40,7 +40,7 @@ def _define_flags(values: flags.FlagValues) -> None:
         ("out", ".npy file to write, which must not exist."),
         (
             "normalization",
-            "imagenet or inception; default: inception for vision transformers.",
+            "imagenet or inception; default: what weights of this kind expect.",
         ),
     ):
         flags.DEFINE_string(name, None, text, flag_values=values)

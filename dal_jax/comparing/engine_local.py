@@ -80,34 +80,43 @@ def _cores() -> list[int]:
 
 
 class _Worker:
-    """A process that trains one run after the other."""
+    """A process that trains one run after the other.
+
+    Attributes:
+      pipe: what it says how a run ended by; readable also when it has died.
+      death: how the last process of this worker that died did so.
+    """
 
     def __init__(self, cores: Sequence[int]):
-        self._cores, self.job = cores, None
-        self._start()
+        self._cores, self._works, self.death = cores, False, ""
+        self.pipe, self._process = self._start()
 
-    def _start(self) -> None:
+    def _start(self) -> tuple[Any, Any]:
         # A fork would copy JAX's threads in whatever state they are.
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._cores))
-        self._process.start()
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self._cores))
+        process.start()
         theirs.close()
+        return ours, process
 
-    def give(self, job: Job) -> None:
-        self.job = job
+    def give(self, job: Job) -> Job:
+        """Gives the process a run to train; returns it."""
+        self._works = True
         with contextlib.suppress(OSError):  # dead, as reading the pipe will tell
             self.pipe.send(job)
+        return job
 
     def take(self) -> Outcome | None:
-        """Returns how the job ended, None where the process died and is replaced."""
+        """Returns how the run ended, None where the process died and is replaced."""
+        self._works = False
         try:
             outcome = self.pipe.recv()
         except (EOFError, OSError):
             self._process.join()
             self.death = f"exit status {self._process.exitcode}"
             self.pipe.close()
-            self._start()
+            self.pipe, self._process = self._start()
             return None
         if isinstance(outcome, Exception):
             raise outcome
@@ -115,7 +124,7 @@ class _Worker:
 
     def stop(self) -> None:
         """Asks the process to end, and to save its run before if it has one."""
-        if self.job is not None and self._process.is_alive():
+        if self._works and self._process.is_alive():
             self._process.terminate()
         self.pipe.close()
 
@@ -136,12 +145,11 @@ def _in_processes(
         try:
             for cores in shares(_cores(), processes):
                 workers.append(_Worker(cores))
-                workers[-1].give(waiting.popleft())
-            while busy := {w.pipe: w for w in workers if w.job is not None}:
-                for pipe in connection.wait(list(busy), timeout=1.0):
-                    worker = busy[pipe]
-                    job, outcome = worker.job, worker.take()
-                    worker.job = None
+            working = {w: w.give(waiting.popleft()) for w in workers}
+            while working:
+                ready = connection.wait([w.pipe for w in working], timeout=1.0)
+                for worker in [w for w in working if w.pipe in ready]:
+                    job, outcome = working.pop(worker), worker.take()
                     if outcome is None:
                         deaths[job.name] += 1
                         if deaths[job.name] < ATTEMPTS:
@@ -153,7 +161,7 @@ def _in_processes(
                     else:
                         report(job, outcome)
                     if waiting:
-                        worker.give(waiting.popleft())
+                        working[worker] = worker.give(waiting.popleft())
                 tick()
         finally:
             _end(workers)

@@ -2,10 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
+import dal_jax
 from dal_jax.analysis import comparison as statistics
 from dal_jax.analysis import selection
+from dal_jax.command_line import quoted
 from dal_jax.comparing.pictures import pictures
 from dal_jax.comparing.plan import Run
 from dal_jax.comparing.study import Study, table
@@ -16,7 +19,7 @@ SCORES = {
     "test_accuracy_last": "Test accuracy at the last epoch",
     "test_accuracy_mean_last_10": "Test accuracy, mean of the last ten evaluations",
 }
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 
 def write_results(
@@ -26,6 +29,7 @@ def write_results(
     *,
     select: bool = False,
     test: statistics.Test = "t",
+    command: Sequence[str] = (),
 ) -> str:
     """Writes ``results.csv``, ``.md``, ``.tex`` and the pictures; returns the tables.
 
@@ -35,11 +39,12 @@ def write_results(
       swept: the swept fields.
       select: whether validation chooses among the settings of a loss.
       test: the paired test.
+      command: the words that made it, which the tables then give.
     """
     rows = study.rows(runs)
     study.write("results.csv", table(rows, swept))
     choices = selection.choose(rows) if select else []
-    shown = selection.chosen_rows(rows, choices) if select else rows
+    shown: Any = selection.chosen_rows(rows, choices) if select else rows
     method = "loss" if select else "method"
     found = {
         title: statistics.compare(shown, score, method=method, test=test)
@@ -47,6 +52,8 @@ def write_results(
         if any(row[score] is not None for row in shown)
     }
     text = _markdown(rows, shown, found, choices, method)
+    if command:
+        text += f"\n{_made(rows, command)}\n"
     study.write("results.md", text)
     latex = [
         tables.latex_scores(of, f"{title}. {tables.how_to_read(of)}")
@@ -89,6 +96,14 @@ def _markdown(
         table = tables.markdown_table(["", "noise", "seed", "why"], lines)
         parts += ["## Runs that failed", table]
     return "\n\n".join(parts) + "\n"
+
+
+def _made(rows: Sequence[Row], command: Sequence[str]) -> str:
+    packages = [f"{name} {metadata.version(name)}" for name in ("jax", "flax", "optax")]
+    made = ", ".join([f"dal_jax {dal_jax.__version__}", *packages])
+    devices = sorted({row["device"] for row in rows if row["device"]})
+    where = f", each run on {' or '.join(devices)}" if devices else ""
+    return f"## How it was made\n\n{made}{where}:\n\n```\n{quoted([*command])}\n```"
 
 
 def _details(rows: Sequence[Row], method: str) -> str:

@@ -118,7 +118,7 @@ class Study:
     def row(self, run: Run) -> dict[str, Any] | None:
         """Returns a run's line of ``results.csv``, None for one that is to be trained.
 
-        Further keys are ``method`` and ``validation_accuracy_last``.
+        Further keys are ``method``, ``validation_accuracy_last`` and ``device``.
         """
         summary = read_json(self.workdir(run.name) / "summary.json")
         error = "" if summary else self.failure(run.name).get("error", "")
@@ -135,6 +135,7 @@ class Study:
             "error": error,
             "method": run.method,
             "validation_accuracy_last": summary.get("validation_accuracy_last"),
+            "device": summary.get("device"),
         }
 
     def rows(self, runs: Iterable[Run]) -> list[dict[str, Any]]:

@@ -124,8 +124,9 @@ def _value(field: str, kind: Any, value: Any) -> Any:
             good = (int,) if item is int else (int, float)
             if isinstance(value, tuple) and all(type(x) in good for x in value):
                 return value
-        elif option is float and type(value) in (int, float):
-            return float(value)
+        elif option is float and isinstance(value, int | float):
+            if not isinstance(value, bool):
+                return float(value)
         elif type(value) is option:
             return value
     raise InputError(

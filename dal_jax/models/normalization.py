@@ -6,10 +6,10 @@ from dal_jax.errors import unknown_name
 
 
 class Normalization(NamedTuple):
-    """Images become ``(pixels - mean) / std``, channel by channel (RGB)."""
+    """Images become ``(pixels - mean) / std``, channel by channel."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 # imagenet: torchvision's weights, timm's and transformers' ResNets.

@@ -54,7 +54,7 @@ def _by_chance(run: ReportedRun) -> Iterator[Remark]:
     if seen is None or not len(seen.label):
         return
     # The class that is most frequent is right so often, whatever the input.
-    chance = np.bincount(seen.label[seen.label >= 0]).max(initial=0) / len(seen.label)
+    chance = np.bincount(seen.label).max() / len(seen.label)
     accuracy = float(seen.correct.mean())
     spread = 2 * np.sqrt(chance * (1 - chance) / len(seen.label))
     if accuracy <= chance + spread:
@@ -68,17 +68,16 @@ def _by_chance(run: ReportedRun) -> Iterator[Remark]:
 
 def _never_predicted(run: ReportedRun) -> Iterator[Remark]:
     seen = run.predicted
-    if seen is None:
+    if seen is None or list(_by_chance(run)):
         return
-    known = seen.label[seen.label >= 0]
-    missing = np.setdiff1d(known, seen.predicted)
+    missing = np.setdiff1d(seen.label, seen.predicted)
     if len(missing):
         named = ", ".join(str(run.class_names[k]) for k in missing[:5])
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         yield Remark(
             f"Never predicted on the {seen.split} examples: {named}{more}.",
-            "A robust loss gave these classes up early. Let it fit more at first (for "
-            "dal a lower loss.q_start), or check in the matrix of the labels whether "
+            "A robust loss may give a class up early: let it fit more at first (for "
+            "dal a lower loss.q_start). Or check in the matrix of the labels whether "
             "most of theirs are wrong.",
         )
 
@@ -129,11 +128,12 @@ def _fallen(run: ReportedRun) -> Iterator[Remark]:
     name, curve, epochs = _watched(run)
     if len(curve) < 3:
         return
-    best, last = int(np.argmax(curve)), float(np.mean(curve[-3:]))
-    if curve[best] - last > _FALL + 2 * _wavering(curve):
+    best = int(np.argmax(curve))
+    # The best of the last three, for one bad evaluation is no fall.
+    if curve[best] - curve[-3:].max() > _FALL + 2 * _wavering(curve):
         yield Remark(
             f"{name} accuracy was {_percent(curve[best])} at epoch {epochs[best]:.0f} "
-            f"and has fallen to {_percent(last)}.",
+            f"and has fallen to {_percent(curve[-1])}.",
             "Usually the network has begun to memorize wrong labels: take a more "
             "robust loss, or fewer epochs. dal_jax.load(workdir, 'best') is the "
             "checkpoint that did best on validation examples, if one was kept.",

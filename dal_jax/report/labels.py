@@ -94,13 +94,14 @@ def _sizes(run: ReportedRun) -> Table:
     title = "Labels by class"
     if len(order) > _MOST_CLASSES:
         title += f", the first {_MOST_CLASSES} of {len(order)}"
+    rows: list[Any] = [
+        [run.class_names[k], *(column[k].item() for column in columns)]
+        for k in order[:_MOST_CLASSES].tolist()
+    ]
     return Table(
         title,
         headings,
-        [
-            [run.class_names[k], *(column[k].item() for column in columns)]
-            for k in order[:_MOST_CLASSES].tolist()
-        ],
+        rows,
         folded=len(order) > 20,
     )
 

@@ -70,11 +70,12 @@ def _heading(run: ReportedRun) -> str:
     for split, name in (("test", "test"), ("validation", "noisy validation")):
         accuracy = run.last.get(f"{split}_accuracy")
         if accuracy is not None:
-            epochs = f"{run.last['epoch']} epoch{'s' if run.last['epoch'] > 1 else ''}"
-            return f"{100 * accuracy:.1f} % {name} accuracy after {epochs}"
-    if run.entries:
-        return f"Trained for {run.last['epoch']} epochs"
-    return "Nothing was evaluated yet"
+            return f"{100 * accuracy:.1f} % {name} accuracy after {_epochs(run)}"
+    return f"Trained for {_epochs(run)}" if run.entries else "Nothing was evaluated yet"
+
+
+def _epochs(run: ReportedRun) -> str:
+    return f"{run.last['epoch']} epoch{'s' if run.last['epoch'] > 1 else ''}"
 
 
 def _facts(run: ReportedRun) -> list[Fact]:

@@ -25,7 +25,8 @@ class Predicted:
     """What is predicted of the examples of a split at the end.
 
     Attributes:
-      split: ``"test"``, or ``"validation"``, whose labels may be wrong.
+      split: ``"test"``, or ``"validation"``, whose labels may be wrong; without the
+        examples whose label is below 0, which count nowhere.
       index: integers ``[N]``, original indices.
       label: integers ``[N]``.
       predicted: integers ``[N]``.
@@ -153,10 +154,14 @@ def read(workdir: Any, *, summary: Mapping[str, Any] | None = None) -> ReportedR
         summary=summary or {},
         sessions=read_json(files.path / "environment.json").get("sessions", []),
         history=None if dynamics is None else dynamics["history"],
-        predicted=None
-        if predicted is None
-        else Predicted(str(predicted.pop("split")), **predicted),
+        predicted=None if predicted is None else _predicted(predicted),
     )
+
+
+def _predicted(arrays: dict[str, np.ndarray]) -> Predicted:
+    split = str(arrays.pop("split"))
+    counted = arrays["label"] >= 0
+    return Predicted(split, **{name: x[counted] for name, x in arrays.items()})
 
 
 def _state(files: Workdir, summary: Mapping[str, Any] | None) -> str:

@@ -14,7 +14,7 @@ from dal_jax.reporting.report import Matrix, Mistake, Mistakes, Table, Text
 
 _MOST_CLASSES = 100
 _MOST_MISTAKES = 24
-# Fewer classes than this have a matrix of shares without gaps.
+# The matrix of more classes than this takes too much memory.
 _MOST_DENSE = 4000
 
 
@@ -45,7 +45,7 @@ def blocks(run: ReportedRun) -> list[Any]:
             Matrix(
                 "Confusion matrix",
                 "Of the examples with the label of a row, the percentage that is "
-                "predicted as the class of each column. Grey are right predictions.",
+                "predicted as the class of each column.",
                 shares,
                 run.class_names,
                 "label",
@@ -73,10 +73,9 @@ def _why_nothing(run: ReportedRun) -> str:
 
 
 def _confusion(seen: Predicted, num_classes: int) -> np.ndarray | None:
-    known = (seen.label >= 0) & (seen.predicted >= 0)
     if num_classes > _MOST_DENSE:
         return None
-    pairs = seen.label[known].astype(np.int64) * num_classes + seen.predicted[known]
+    pairs = seen.label.astype(np.int64) * num_classes + seen.predicted
     counts = np.bincount(pairs, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes)
 
@@ -84,10 +83,9 @@ def _confusion(seen: Predicted, num_classes: int) -> np.ndarray | None:
 def _by_class(run: ReportedRun, seen: Predicted) -> Table:
     """Returns a row a class, the lowest accuracy first."""
     num_classes = len(run.class_names)
-    known = seen.label >= 0
-    size = np.bincount(seen.label[known], minlength=num_classes)
-    right = np.bincount(seen.label[known & seen.correct], minlength=num_classes)
-    predicted = np.bincount(seen.predicted[seen.predicted >= 0], minlength=num_classes)
+    size = np.bincount(seen.label, minlength=num_classes)
+    right = np.bincount(seen.label[seen.correct], minlength=num_classes)
+    predicted = np.bincount(seen.predicted, minlength=num_classes)
     accuracy = right / np.maximum(size, 1)
     order = [k for k in np.argsort(accuracy, kind="stable").tolist() if size[k]]
     rows = [
@@ -112,11 +110,11 @@ def _by_class(run: ReportedRun, seen: Predicted) -> Table:
 
 
 def _mostly(run: ReportedRun, seen: Predicted, k: int) -> str:
-    of_class = seen.predicted[(seen.label == k) & ~seen.correct & (seen.predicted >= 0)]
+    of_class = seen.predicted[(seen.label == k) & ~seen.correct]
     if not len(of_class):
         return "–"
     counts = np.bincount(of_class)
-    return f"{run.class_names[counts.argmax()]} ({counts.max()})"
+    return f"{run.class_names[int(counts.argmax())]} ({counts.max()})"
 
 
 def mistakes(run: ReportedRun, inputs: Split | None) -> list[Any]:
@@ -124,7 +122,7 @@ def mistakes(run: ReportedRun, inputs: Split | None) -> list[Any]:
     seen = run.predicted
     if seen is None:
         return [Text("They are shown where the section above has something to show.")]
-    wrong = np.flatnonzero(~seen.correct & (seen.label >= 0))
+    wrong = np.flatnonzero(~seen.correct)
     if not len(wrong):
         return [Text("There is none.")]
     sure = np.nan_to_num(seen.probability[wrong])
@@ -134,15 +132,15 @@ def mistakes(run: ReportedRun, inputs: Split | None) -> list[Any]:
     names = None if source is None else source.names
     cards = [
         Mistake(
-            label=run.class_names[seen.label[i]],
-            predicted=run.class_names[seen.predicted[i]],
+            label=run.class_names[int(seen.label[i])],
+            predicted=run.class_names[int(seen.predicted[i])],
             probability=float(seen.probability[i]),
             name=f"index {seen.index[i]}"
             if names is None
-            else "/".join(Path(names[place]).parts[-2:]),
+            else "/".join(Path(str(names[place])).parts[-2:]),
             content=content,
         )
-        for i, place, content in zip(chosen, places, contents, strict=True)
+        for i, place, content in zip(chosen.tolist(), places, contents, strict=True)
     ]
     sentence = (
         f"The {len(cards)} of which the network was most sure. "

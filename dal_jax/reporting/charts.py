@@ -202,7 +202,7 @@ def _rows(chart: Chart, drawn: Sequence[Line]) -> list[list[str]]:
     return [
         [
             f"{chart.epochs[i]:g}",
-            *(_text(line.values[i], chart.percent, fine=True) for line in drawn),
+            *(_text(float(line.values[i]), chart.percent, fine=True) for line in drawn),
         ]
         for i in chosen
     ]

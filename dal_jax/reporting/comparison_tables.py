@@ -94,8 +94,11 @@ def how_to_read(found: Comparison) -> str:
     pairs = [cell.pairs for cell in found.cells.values() if cell.pairs > 1]
     text = (
         "Mean ± sample standard deviation over the seeds, with the 95 % bootstrap "
-        "interval of the mean in brackets. Bold: the highest mean under this noise. "
+        "interval of the mean in brackets. "
     )
+    if len(found.methods) == 1:
+        return text.strip()
+    text += "Bold: the highest mean under this noise. "
     if not pairs:
         return text + f"{MARK}: not distinguishable from it, as nothing is by one seed."
     least, most = min(pairs), max(pairs)

@@ -163,7 +163,7 @@ def observe(
       logits: floating ``[batch, K]``, as the step computed them.
       labels: the given ones, integers ``[batch]``.
       index: places in the training set, integers ``[batch]``; one that comes twice in
-        a batch is counted twice.
+        a batch is counted twice, and forgotten once.
       step: the number of the step, from 0.
       phases: from :func:`make_phases`.
       where: false for a step, or ``[batch]`` for the examples, to leave out. Logits
@@ -193,7 +193,7 @@ def observe(
     numbers = jnp.stack([jnp.ones_like(given), given, margin, margin > 0], axis=-1)
     if dynamics.log_probabilities is None:
         predicted = jnp.argmax(log_p, axis=-1).astype(jnp.int32)
-        of_classes = predicted, jnp.exp(jnp.max(log_p, axis=-1))
+        of_classes: Any = (predicted, jnp.exp(jnp.max(log_p, axis=-1)))
     else:
         of_classes = log_p
     numbers, of_classes, index, where = gather((numbers, of_classes, index, where))

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +132,7 @@ def fit(
     overwrite: bool = False,
     stop: Stop | None = None,
     say: Callable[[str], None] = lambda line: None,
+    notes: Sequence[str] = (),
     progress: bool = False,
     profile: bool = False,
     tensorboard: bool = False,
@@ -174,6 +175,8 @@ def fit(
       stop: what asks the run to stop; by default nothing does, and signals are left
         alone.
       say: told in single lines what a person would want to know.
+      notes: such lines, about what the arguments were made of; said once all is
+        checked.
       progress: show a progress bar on standard error.
       profile: write a JAX profile of the second epoch to ``workdir/profile``.
       tensorboard: write event files to ``workdir/tensorboard``.
@@ -230,6 +233,7 @@ def fit(
         plan = refuse_together(prepare)
         experiment = refuse_together(lambda: experiments.build(plan))
     if workdir is None:
+        _say_all(notes, say)
         run = Run(plan, experiment, Nowhere(), stop, say, on_evaluation)
         run.train(progress, None)
         return _result(plan, run)
@@ -241,6 +245,8 @@ def fit(
                 lambda: directory.begin(files, plan, identity, overwrite, held)
             )
             finished = agree(finished)
+        if not finished:
+            _say_all(notes, say)
         if num_epochs == 0:
             state = experiment.parallel.fetch(experiment.init())
             return FitResult([], {}, state, plan)
@@ -266,6 +272,11 @@ def fit(
                 files, plan, result.summary, result.dynamics, predictions, say
             )
     return result
+
+
+def _say_all(notes: Sequence[str], say: Callable[[str], None]) -> None:
+    for note in notes:
+        say(note)
 
 
 def _result(plan: Plan, run: Run) -> FitResult:

@@ -59,6 +59,12 @@ def test_five_pairs_tell_nothing_in_an_exact_wilcoxon_test():
     assert cells["ce", "symmetric-0.4"].tied
 
 
+def test_a_method_without_competitors_is_neither_best_nor_tied():
+    found = compare(rows_of({"dal": SCORES["dal"]}), "score")
+    cell = found.cells["dal", "symmetric-0.4"]
+    assert (cell.best, cell.tied, found.ranks) == (None, False, {})
+
+
 def test_pairs_are_of_the_same_seed():
     one = dict(enumerate(SCORES["dal"]))
     shifted = {seed + 1: score - 0.1 for seed, score in one.items()}

@@ -56,6 +56,7 @@ def command(network, images, tmp_path, capsys):
             "out": tmp_path / "f.npy",
             "image_size": SIDE,
             "batch_size": BLOCK,
+            "normalization": "imagenet",
         } | flags
         argv = ["dal-jax embed", *(f"--{k}={v}" for k, v in given.items() if v != "")]
         status = 0
@@ -78,7 +79,7 @@ def whole(network, images, tmp_path_factory):
             [
                 *("embed", "--model=cnn", f"--weights={network[1]}"),
                 *(f"--inputs={images}", f"--out={out}", f"--image_size={SIDE}"),
-                f"--batch_size={BLOCK}",
+                *(f"--batch_size={BLOCK}", "--normalization=imagenet"),
             ]
         )
     assert caught.value.code == 3
@@ -174,6 +175,7 @@ def test_a_killed_process_is_gone_on_with(
         script,
         *("--model=cnn", f"--weights={network[1]}", f"--inputs={images}"),
         *(f"--out={out}", f"--image_size={SIDE}", f"--batch_size={BLOCK}"),
+        "--normalization=imagenet",
     )
     done = tmp_path / "f.npy.partial" / "done-0"
     process.wait_until(lambda: process.status == 3 or done.exists())
@@ -198,7 +200,7 @@ def test_unfinished_work_of_another_kind_is_refused(command, tmp_path):
     assert command(num_processes=2)[0] == 0
     status, _, errors = command(num_processes=2, normalization="inception")
     assert status == 2
-    assert "unfinished work of another normalization, imagenet and not incep" in errors
+    assert "unfinished work of another normalization, {'mean': [0.485" in errors
     with partial.PartialArray(tmp_path / "f.npy.partial").writer(1):
         status, _, errors = command(num_processes=2, process_id=1)
     assert status == 2
@@ -214,6 +216,7 @@ CASES = {
     "place": ({"out": "nowhere/at/all.npy"}, "no directory nowhere/at"),
     "size": ({"image_size": 0}, "image_size=0"),
     "process": ({"process_id": 1}, "process 1 of 1"),
+    "no normalization": ({"normalization": ""}, "do not tell how pixels are norm"),
     "normalization": ({"normalization": "imagnet"}, "did you mean 'imagenet'?"),
 }
 

@@ -103,7 +103,7 @@ def test_what_cannot_be_read_is_named_and_left_out(command, test_images, tmp_pat
 
 @pytest.fixture
 def wrong(tmp_path):
-    """Inputs that nothing can be predicted from."""
+    """Inputs that cannot be predicted from."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.png").write_bytes(b"no image")
     (tmp_path / "list.csv").write_text("file\na.png\n")

@@ -1,7 +1,7 @@
 """What the tests of comparisons share: small ones, and the command in this process."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,14 @@ class Outcome(NamedTuple):
     status: int
     out: str
     err: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_reports() -> Iterator[None]:
+    """Leaves out the page about each run, which others test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dal_jax.report.write", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ def test_runs_are_trained_once_and_only_what_is_new_is_added(
     text = (tmp_path / "c" / "results.md").read_text()
     assert text in more.out
     assert "paired t-test over 2 seeds" in text
+    assert "dal-jax compare" in text.split("How it was made")[1]
     assert "2 pairs cannot reach 0.05 in an exact Wilcoxon test" in text
     # What was best on the test set is in the CSV alone.
     best = {row["test_accuracy_best"] for row in rows}

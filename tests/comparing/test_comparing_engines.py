@@ -52,12 +52,17 @@ def undisturbed(tmp_path_factory):
 
 
 def when_begun(study: Study, job: Job, act: Callable[[], object]):
-    """Acts in a thread, once a run has had a few epochs."""
+    """Acts in a thread, once a run has had a few epochs from now on."""
     metrics = study.workdir(job.name) / "metrics.jsonl"
     acted: list[object] = []
 
+    def epochs():
+        return metrics.read_text().count("\n") if metrics.exists() else 0
+
+    before = epochs()
+
     def wait():
-        while not metrics.exists() or metrics.read_text().count("\n") < LEAST:
+        while epochs() < before + LEAST:
             time.sleep(0.02)
         acted.append(act())
 

@@ -71,6 +71,17 @@ FIELDS = [
     ("augmentation.mean=0.1,0.2 --config.augmentation.std=1.0,1.0", "mean"),
     ("augmentation.std=0.0 --config.augmentation.mean=0.5", "std"),
     ("augmentation.crop_padding=-1", "crop_padding"),
+    ("augmentation.mixup=-1", "mixup=-1.0"),
+    ("augmentation.mixup=1 --config.loss.name=nlnl", "'nlnl'", "distributions"),
+    ("augmentation.normalization=imagnet", "'imagenet'", "inception"),
+    ("augmentation.random_erasing=2", "random_erasing", "probability"),
+    ("dataset.balance=class", "'classes'"),
+    ("dataset.annotators=votes", "'votes'", "majority", "distribution"),
+    ("model.freeze=backbon", "'backbone'"),
+    ("model.weights=x.pth", "x.pth", "pickle"),
+    ("optimizer.schedule=step", "decay_epochs"),
+    # What is said of the data comes after the checks.
+    ("dataset.balance=classes --config.batch_size=5000", "batch_size=5000"),
 ]
 
 

@@ -52,7 +52,7 @@ def test_writes_the_labels_and_the_picture(command, tmp_path):
 
 
 def test_nothing_is_held_out_of_the_file(command, tmp_path):
-    """So that the same labels serve any validation fraction."""
+    """So that the same labels fit any validation fraction."""
     whole, split = tmp_path / "whole", tmp_path / "split"
     command(f"--out={whole}")
     command(f"--out={split}", "--config.dataset.validation_fraction=0.2")

@@ -464,6 +464,9 @@ def test_a_healthy_run_has_no_remarks(healthy):
     waves = iter(wavering)
     steady = _with(healthy, validation_accuracy=lambda x: 0.8 + next(waves))
     assert advise(steady) == []
+    # Three evaluations, the last the best: neither fallen nor long enough to rise.
+    short = dataclasses.replace(healthy, entries=healthy.entries[:3])
+    assert advise(_with(short, validation_accuracy=lambda x: 0.6 + 0.2 * x)) == []
 
 
 @pytest.mark.parametrize(("change", "words"), REMARKS.values(), ids=REMARKS)

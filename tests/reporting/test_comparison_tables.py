@@ -73,5 +73,12 @@ def test_latex_is_booktabs_with_everything_escaped():
 
 @pytest.mark.parametrize("score", [0.0, 1.0])
 def test_scores_without_spread_have_an_interval_of_no_length(score):
-    text = markdown_scores(found({"ce": [score] * 3}))
+    text = markdown_scores(found({"ce": [score] * 3, "dal": [score] * 3}))
     assert f"**{score:.3f} ± 0.000** [{score:.3f}, {score:.3f}]" in text
+
+
+def test_one_method_has_no_marks_and_no_rank():
+    alone = found({"dal": SCORES["dal"]})
+    text = markdown_scores(alone) + how_to_read(alone)
+    assert not re.search("[*†]|rank|Bold", text)
+    assert "| dal | 0.816 ± 0.021 [" in text

@@ -12,7 +12,7 @@ from dal_jax import losses, models, optimizers, recipe
 from dal_jax.config import AugmentationConfig, DatasetConfig, ModelConfig, TrainConfig
 from dal_jax.data import augment
 from dal_jax.training import experiment as experiments
-from dal_jax.training import feed, train_and_evaluate
+from dal_jax.training import feed, parallel, train_and_evaluate
 from dal_jax.training import step as steps
 from dal_jax.training.plan import make_plan
 from dal_jax.training.state import TrainMetrics
@@ -144,6 +144,28 @@ def test_a_call_hands_over_nothing_but_numbers(mode, way, monkeypatch):
     )
     experiment.run_train(experiment.context, carry, order, 0, 6)
     assert moved == []
+
+
+def test_runs_that_differ_in_their_seeds_have_one_program(monkeypatch):
+    """A constant that came from the seed would make every seed compile its own."""
+    programs = []
+    compile_function = parallel.ShardedJit.compile
+
+    def lowered(self, function, **options):
+        compiled = compile_function(self, function, **options)
+
+        def call(*arguments):
+            programs.append(compiled.lower(*arguments).as_text())
+            return compiled(*arguments)
+
+        return call
+
+    monkeypatch.setattr(parallel.ShardedJit, "compile", lowered)
+    for seed in (0, 1):
+        experiment, carry = build(make_config(seed=seed))
+        experiment.run_train(experiment.context, carry, experiment.order(0), 0, 1)
+    assert len(programs) == 2
+    assert programs[0] == programs[1]
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])

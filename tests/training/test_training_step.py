@@ -10,7 +10,7 @@ import pytest
 from dal_jax import losses, optimizers
 from dal_jax.data.augment import Preprocess
 from dal_jax.models import Functional
-from dal_jax.training.state import EvalSums, TrainMetrics
+from dal_jax.training.state import EvalSums, Predictions, TrainMetrics
 from dal_jax.training.step import make_eval_step, make_init, make_train_step
 
 CLASSES = 3
@@ -214,3 +214,13 @@ def test_memorized_and_corrected_by_hand():
     assert [float(x) for x in jax.tree.leaves(sums)] == [
         float(x) for x in jax.tree.leaves(expected)
     ]
+
+
+def test_predictions_go_to_their_places_and_padding_nowhere():
+    logits = jnp.log(jnp.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3]]))
+    position, mask = jnp.array([3, 1, 0]), jnp.array([True, True, False])
+    found = Predictions.none(4).with_batch(Predictions.of(logits), position, mask)
+    assert found.predicted.tolist() == [-1, 2, -1, 0]
+    chex.assert_trees_all_close(found.probability, jnp.array([0, 0.6, 0, 0.7]))
+    # However large the logits.
+    assert Predictions.of(1e4 * jnp.eye(2)).probability.tolist() == [1, 1]
