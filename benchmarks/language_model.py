@@ -2,7 +2,7 @@
 
     python benchmarks/language_model.py [--wrong=0.2,0.4] [--seeds=3]
         [--tokens=100000] [--out=benchmarks/results/language_model]
-        [--figure=docs/language_model.png]
+        [--figure=docs/pictures/language_model.png]
 
 Every run is one of ``examples/language_model.py``: cross entropy, Dynamics-Aware Loss
 with its default schedule, and with a q that stays low. Seeds differ in wrong tokens,
@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parse()
     cli.use_compilation_cache()  # seeds and shares run the same programs
     out, described = Path(arguments.out), machine.describe()
-    file = out.with_suffix(".json")
+    file = Path(f"{out}.json")
     runs = json.loads(file.read_text())["runs"] if file.exists() else []
     key = ("loss", "wrong", "seed", "tokens")
     done = {tuple(run[k] for k in key) for run in runs}
@@ -58,7 +58,7 @@ def main() -> None:
     result = {"machine": described, "runs": runs}
     file.write_text(json.dumps(result, indent=1) + "\n")
     text = f"{table(runs)}\n\n{machine.markdown(described)}\n"
-    out.with_suffix(".md").write_text(text)
+    Path(f"{out}.md").write_text(text)
     print(text)
     draw(runs, arguments.figure)
 
@@ -69,7 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=100_000, help="of a run")
     parser.add_argument("--out", default="benchmarks/results/language_model")
-    parser.add_argument("--figure", default="docs/language_model.png")
+    parser.add_argument("--figure", default="docs/pictures/language_model.png")
     return parser.parse_args()
 
 

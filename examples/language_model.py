@@ -4,10 +4,10 @@
 
 The text is what ``help()`` knows about Python's syntax (``pydoc_data.topics``, which
 every Python installation has), in tokens: frequent words, and letters for the rest. A
-share of the training text's tokens is replaced by random ones before training begins.
-The held-out text is clean and is for the report alone. The loss never sees
-all logits: it takes the hidden states and the last layer (``losses.mean_from_hidden``).
-Its schedule is set by the budget of tokens. docs/language_model.md has the results.
+share of the training text's tokens is replaced by random ones. The held-out text is
+clean. The loss never sees all logits: it takes the hidden states and the last layer
+(``losses.mean_from_hidden``). Its schedule is set by the budget of tokens.
+docs/language_model.md has the results.
 """
 
 import argparse
@@ -24,8 +24,7 @@ from flax import nnx
 
 from dal_jax import losses
 
-WORDS, CONTEXT, WIDTH, LAYERS, HEADS = 500, 32, 64, 2, 4
-BATCH = 32  # windows of CONTEXT tokens
+WORDS, CONTEXT, BATCH, WIDTH, LAYERS, HEADS = 500, 32, 32, 64, 2, 4
 
 
 class Block(nnx.Module):
@@ -127,11 +126,11 @@ def train(
         return value
 
     rng = np.random.default_rng([seed, 2])
-    every = max(total_steps // 10, 1)
+    every = -(-total_steps // 10)
     for step in range(total_steps):
         batch = windows(text, rng.integers(0, len(text) - CONTEXT, BATCH))
         value = train_step(model, optimizer, batch, np.int32(step))
-        if (step + 1) % every == 0:
+        if (step + 1) % every == 0 or step + 1 == total_steps:
             figures = {"train_loss": value, **evaluate(model, test)}
             yield {
                 "tokens": (step + 1) * BATCH * CONTEXT,
