@@ -147,7 +147,6 @@ def make_train_step(
             seen = logits
             if mixup is not None:
                 seen, _ = model.apply(state.params, state.model_state, inputs, False)
-                seen = share_classes(seen)
             gathered = dynamics.observe(
                 state.dynamics,
                 seen,
