@@ -15,7 +15,7 @@ from pathlib import Path
 
 import machine
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from dal_jax import cli, data, noise, training
 from dal_jax.config import (
@@ -128,6 +128,7 @@ def cases(workdir: Path) -> Iterator[tuple[str, str, TrainConfig]]:
 
 def main(argv: list[str]) -> None:
     del argv
+    logging.set_verbosity(logging.ERROR)
     cli.use_compilation_cache()
     workdir = Path(FLAGS.workdir).absolute()
     workdir.mkdir(parents=True, exist_ok=True)

@@ -112,6 +112,7 @@ def main():
                 f"--config.dataset.train_path={flags.workdir}/train_inputs.npy",
                 f"--config.dataset.test_path={flags.workdir}/test_inputs.npy",
                 f"--config.loss.name={loss}",
+                *(["--config.loss.q_start=None"] if loss != "dal" else []),
                 f"--workdir={workdir}",
                 *overrides,
             ]

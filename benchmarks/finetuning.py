@@ -18,7 +18,7 @@ from typing import Any
 
 import machine
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from flax import nnx
 
 from dal_jax import cli, data, models, recipe, training
@@ -133,6 +133,7 @@ def run(workdir: Path, way: str, loss: str, seed: int, weights: Path) -> float:
 
 def main(argv: list[str]) -> None:
     del argv
+    logging.set_verbosity(logging.ERROR)
     cli.use_compilation_cache()
     workdir = Path(FLAGS.workdir).absolute()
     workdir.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""Features that another model computed, or any table of numbers, and their labels.
+(
+    """Features that another model computed, or any table of numbers, and their labels.
 
     python train.py --config=configs/features.py
         --config.dataset.train_path=features.npy
@@ -9,10 +10,16 @@ The file of the features may be an .npy, an .npz with ``inputs`` and ``labels``,
 .parquet (docs/data.md); ``dal-jax embed`` makes one from images. It is read from disk a
 batch at a time. Features are standardised by the training set's statistics, an MLP of
 one hidden layer of 256 units trains for 5 epochs with the given labels, and a hundredth
-of these is held out. With ``dataset.test_path`` the run reports a test accuracy.
+of these is held out. With ``dataset.test_path`` the run reports a test accuracy. For
+another loss, add ``--config.loss.q_start=None``.
 
-EXPECTED
+Accuracy and time depend on the data. 100,000 made-up vectors of 512 numbers and 100
+classes, 40 % labelled wrong, with ``--config.batch_size=256``: test accuracy 0.666,
+where knowing the classes' means gives 0.791; the audit's AUROC 0.981; 29 s of processor
+time for the run and 22 s for the audit, 0.96 GB (``benchmarks/features.py``, seed 0).
 """
+    ""
+)
 
 from dal_jax.config import (
     DatasetConfig,

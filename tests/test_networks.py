@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import dal_jax
-from dal_jax import models, networks, recipe, training
+from dal_jax import models, networks, preprocessing, recipe, training
 from dal_jax.config import (
     AugmentationConfig,
     DatasetConfig,
@@ -197,7 +197,7 @@ def test_an_option_reaches_the_network():
 def test_normalisation_by_name():
     config = TrainConfig(augmentation=AugmentationConfig(normalization="imagenet"))
     recipe.check(config)
-    assert recipe._statistics(config, None) == models.normalization("imagenet")
+    assert preprocessing.statistics(config, None) == models.normalization("imagenet")
     config.augmentation.mean = (0.5,)
     with pytest.raises(InputError, match="expected one of them"):
         recipe.check(config)

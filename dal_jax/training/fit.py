@@ -233,8 +233,8 @@ def fit(
         plan = refuse_together(prepare)
         experiment = refuse_together(lambda: experiments.build(plan))
     if workdir is None:
-        _say_all(notes, say)
         run = Run(plan, experiment, Nowhere(), stop, say, on_evaluation)
+        _say_all(notes, say)
         run.train(progress, None)
         return _result(plan, run)
     identity = identity or fingerprint(plan)
@@ -245,9 +245,8 @@ def fit(
                 lambda: directory.begin(files, plan, identity, overwrite, held)
             )
             finished = agree(finished)
-        if not finished:
-            _say_all(notes, say)
         if num_epochs == 0:
+            _say_all(notes, say)
             state = experiment.parallel.fetch(experiment.init())
             return FitResult([], {}, state, plan)
         best = "validation_accuracy" if plan.validation is not None else None
@@ -260,6 +259,7 @@ def fit(
             if finished:
                 say(f"already finished; nothing changed in {files.path}")
             else:
+                _say_all(notes, say)
                 if is_main_process():
                     environment.note(files, run.step)
                 run.train(progress, files.path / "profile" if profile else None)
