@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning"),
+]
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

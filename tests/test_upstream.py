@@ -14,6 +14,7 @@ import pytest
 
 from dal_jax import dal_objective, dal_schedule
 
+pytestmark = pytest.mark.slow
 PATCH = Path(__file__).parents[1] / "docs/optax/dynamics_aware_loss.patch"
 
 

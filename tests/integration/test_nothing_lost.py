@@ -126,7 +126,8 @@ def test_a_library_call_leaves_the_process_alone_and_can_be_interrupted(
     assert owned() == before
     said = []
     summary = train_and_evaluate(config, tmp_path / "run", say=said.append)
-    assert said == ["going on at step 4 of 12"]
+    assert said[0].startswith("training examples a class: 0 1, 1 2, 2 0")
+    assert said[1:] == ["going on at step 4 of 12"]
     assert owned() == before
     untimed = {name for name in summary if "second" not in name}
     assert {name: summary[name] for name in untimed} == {

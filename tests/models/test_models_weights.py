@@ -79,7 +79,14 @@ def assert_equal(first, second, *, but=()):
     assert different == set(but)
 
 
-@pytest.mark.parametrize("case", list(TENSORS))
+def cases():
+    """Every reference; networks that differ from another in width alone are slow."""
+    for case in TENSORS:
+        wide = case.split("/")[0] in ("resnet34", "vit_small", "vit_base")
+        yield pytest.param(case, marks=[pytest.mark.slow] if wide else [])
+
+
+@pytest.mark.parametrize("case", list(cases()))
 def test_logits_are_the_references(case, tmp_path):
     graph, state = nnx.split(load(case, write(tmp_path / "file", tensors(case))))
     images = images_of(case)

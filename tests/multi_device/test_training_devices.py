@@ -199,7 +199,8 @@ def test_what_is_predicted_of_every_test_example_is_the_same(case, way, trained)
         np.testing.assert_allclose(
             found["probability"], reference["probability"], rtol=2e-2
         )
-        assert np.ptp(reference["probability"]) > 0.02
+        # They differ by more than that.
+        assert np.ptp(reference["probability"]) > 0.04 * reference["probability"].mean()
 
 
 def test_training_changes_the_parameters_by_more_than_the_tolerance(trained, read_run):
