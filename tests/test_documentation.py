@@ -192,7 +192,7 @@ def test_a_wrong_name_is_noticed(monkeypatch):
 
 
 FIGURES = {
-    "README.md": "digits.md",
+    "README.md": "digits_study/results.md",
     "docs/losses.md": "digits_losses.md",
     "docs/recipes.md": "cifar10_small.md data_as_it_is.md",
 }
