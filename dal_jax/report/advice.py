@@ -42,7 +42,7 @@ def _skipped(run: ReportedRun) -> Iterator[Remark]:
     skipped = int(np.nansum(run.curve("skipped_steps")))
     if skipped:
         yield Remark(
-            f"{skipped:,} steps were passed over, for their loss or gradient was not "
+            f"{skipped:,} steps were skipped, because their loss or gradient was not "
             "finite.",
             "Lower optimizer.learning_rate, or clip the gradient with "
             "optimizer.clip_norm=5.",

@@ -49,7 +49,7 @@ def noise(run: ReportedRun) -> list[Any]:
             Matrix(
                 "Given labels by true class",
                 "Of the examples that truly are of the class of a row, the percentage "
-                "that is labelled as the class of each column. Grey are right labels.",
+                "that is labelled as the class of each column.",
                 record.transition_matrix,
                 run.class_names,
                 "true",

@@ -434,7 +434,7 @@ def _outvoted(run):
 
 REMARKS = {
     "memorized": (lambda r: _with(r, memorized=lambda x: 0.9), "as they were given"),
-    "skipped": (lambda r: _with(r, skipped_steps=lambda x: x >= 1), "passed over"),
+    "skipped": (lambda r: _with(r, skipped_steps=lambda x: x >= 1), "were skipped"),
     "rising": (
         lambda r: _with(r, validation_accuracy=lambda x: 0.2 + 0.3 * x),
         "still rises at the end",
