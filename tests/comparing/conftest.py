@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     err: str
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _no_reports() -> Iterator[None]:
     """Leaves out the page about each run, which others test."""
     with pytest.MonkeyPatch.context() as patch:

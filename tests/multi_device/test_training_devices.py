@@ -113,9 +113,10 @@ def two_said(killed, out, start_two):
     pair = start_two(SCRIPT, "two", out / "two", out / "images")
     for process in pair:
         assert process.wait() == 0, process.err
-    # Where they meet, a library prints lines of its own.
+    # Where they meet, a library prints lines of its own, and pieces of lines.
+    ours = ("refused: ", "stopped at ")
     return [
-        [line for line in process.out.splitlines() if not line.startswith("[Gloo]")]
+        [line for line in process.out.splitlines() if line.startswith(ours)]
         for process in pair
     ]
 
