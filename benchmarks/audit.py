@@ -31,6 +31,7 @@ import detectors
 import machine
 import numpy as np
 from absl import flags
+from audit_table import Row, table
 from detectors import Found
 
 from dal_jax import cli, recipe
@@ -39,7 +40,6 @@ from dal_jax.config import TrainConfig, plain
 from dal_jax.errors import InputError, unknown_name
 
 METHODS = ("dal", "cleanlab", "margin", "vote")
-Row = dict[str, Any]
 
 
 def configure(base: TrainConfig, noise: str, seed: int) -> TrainConfig:
@@ -193,67 +193,6 @@ def run_all(
                     flush=True,
                 )
     return rows
-
-
-def table(rows: list[Row], imbalance: float) -> str:
-    """Returns the figures as Markdown, a table a noise."""
-    parts = []
-    for noise in dict.fromkeys(row["noise"] for row in rows):
-        of_noise = [row for row in rows if row["noise"] == noise]
-        share = np.mean([row["wrong"] / row["examples"] for row in of_noise])
-        parts.append(f"### {_short(noise)}: {100 * share:.1f} % wrong")
-        columns = ["", "AUROC", "1 - AUROC", "average precision", "precision", "recall"]
-        columns += ["flagged - wrong, % of the data", "the worst seed", "seeds"]
-        columns += ["processor s"]
-        if imbalance != 1:
-            columns += ["right labels of the rarest class flagged"]
-        lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-        for method in dict.fromkeys(row["method"] for row in of_noise):
-            chosen = [row for row in of_noise if row["method"] == method]
-            lines.append(f"| {' | '.join(_cells(chosen, imbalance))} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
-
-
-def _cells(rows: list[Row], imbalance: float) -> list[str]:
-    name = rows[0]["method"]
-    if "fold_epochs" in rows[0]:
-        name += f", {rows[0]['fold_epochs']} epochs"
-    errors = [100 * (row["flagged"] - row["wrong"]) / row["examples"] for row in rows]
-    scores = [row["auroc"] for row in rows if row["auroc"] is not None]
-    cells = [
-        name,
-        f"{np.mean(scores):.4f}" if scores else "–",
-        _mean([1 - score for score in scores], 4),
-        *(_mean([row[key] for row in rows], 3) for key in _QUALITY),
-        f"{np.mean(errors):+.1f}",
-        f"{max(errors, key=abs):+.1f}",
-        str(len(rows)),
-        f"{np.median([row['processor_seconds'] for row in rows]):.0f}",
-    ]
-    if imbalance != 1:
-        flagged, right = (
-            sum(row[key] for row in rows)
-            for key in ("rarest_right_flagged", "rarest_right")
-        )
-        cells.append(f"{flagged} of {right}")
-    return cells
-
-
-_QUALITY = ("average_precision", "precision", "recall")
-
-
-def _mean(values: list[float | None], digits: int) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "–"
-    text = f"{np.mean(known):.{digits}f}"
-    return text + (f" ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else "")
-
-
-def _short(noise: str) -> str:
-    kind, _, option = noise.partition(":")
-    return "/".join(Path(option).parts[-2:]) if kind == "file" else noise
 
 
 def _define_flags(values: flags.FlagValues) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import machine
 import numpy as np
 from absl import app, flags, logging
+from cells import spread
 
 from dal_jax import cli, data, noise, training
 from dal_jax.config import (
@@ -27,6 +28,7 @@ from dal_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from dal_jax.reporting.comparison_tables import markdown_table
 
 _LOSSES = ("ce", "gce", "dal")
 _RATIO, _LARGEST = 20, 125
@@ -149,16 +151,11 @@ def main(argv: list[str]) -> None:
     result = {"machine": described, "accuracies": tables}
     (workdir / "data_as_it_is.json").write_text(json.dumps(result, indent=2) + "\n")
     for table, rows in tables.items():
-        print(f"\n| {table} | {' | '.join(_LOSSES)} |")
-        print("|---" * (len(_LOSSES) + 1) + "|")
-        for row, cells in rows.items():
-            print(f"| {row} | {' | '.join(_cell(cells[x]) for x in _LOSSES)} |")
+        lines = [
+            [row, *(spread(cells[x]) for x in _LOSSES)] for row, cells in rows.items()
+        ]
+        print("", markdown_table([table, *_LOSSES], lines), sep="\n")
     print(machine.markdown(described))
-
-
-def _cell(values: list[float]) -> str:
-    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 import machine
 import numpy as np
 from absl import app, flags, logging
+from cells import spread
 from flax import nnx
 
 from dal_jax import cli, data, models, recipe, training
@@ -31,6 +32,7 @@ from dal_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from dal_jax.reporting.comparison_tables import markdown_table
 
 _HALF = 5
 _SOURCE_IMAGES, _TARGET_IMAGES = 10_000, 1_000
@@ -149,20 +151,12 @@ def main(argv: list[str]) -> None:
     described = machine.describe()
     result = {"machine": described, "accuracies": accuracies}
     (workdir / "finetuning.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(
-        f"| | {' | '.join(FLAGS.losses)} |",
-        "|---" * (len(FLAGS.losses) + 1) + "|",
-        sep="\n",
-    )
-    for way in _WAYS:
-        cells = [_cell(accuracies[f"{way}, {loss}"]) for loss in FLAGS.losses]
-        print(f"| {way} | {' | '.join(cells)} |")
+    lines = [
+        [way, *(spread(accuracies[f"{way}, {loss}"]) for loss in FLAGS.losses)]
+        for way in _WAYS
+    ]
+    print(markdown_table(["", *FLAGS.losses], lines))
     print(machine.markdown(described))
-
-
-def _cell(values: list[float]) -> str:
-    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ from typing import Any
 
 import machine
 import numpy as np
+from cells import spread
 
 from dal_jax import cli, recipe, training
+from dal_jax.reporting.comparison_tables import markdown_table
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -75,24 +77,16 @@ def table(runs: list[dict[str, Any]]) -> str:
         p: np.array([r["test_accuracy"] for r in chosen])
         for p, chosen in by_name.items()
     }
-    lines = [
-        "| precision | test accuracy | by seed | minus float32 | CPU seconds a run |",
-        "|---|---|---|---|---|",
-    ]
+    columns = ["precision", "test accuracy", "by seed", "minus float32"]
+    columns += ["CPU seconds a run"]
+    lines = []
     for precision, accuracy in accuracies.items():
         difference = accuracy - accuracies["float32"]
         seconds = np.median([r["cpu_seconds"] for r in by_name[precision]])
-        cells = [precision, _spread(accuracy)]
-        cells += [", ".join(f"{a:.3f}" for a in accuracy), _spread(difference)]
-        lines.append(f"| {' | '.join(cells)} | {seconds:.0f} |")
-    return "\n".join(lines)
-
-
-def _spread(values: np.ndarray) -> str:
-    """Mean and sample standard deviation."""
-    if len(values) < 2:
-        return f"{values.mean():.3f}"
-    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+        cells = [precision, spread(accuracy.tolist())]
+        cells += [", ".join(f"{a:.3f}" for a in accuracy), spread(difference.tolist())]
+        lines.append([*cells, f"{seconds:.0f}"])
+    return markdown_table(columns, lines)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,13 @@ import machine
 import numpy as np
 from absl import flags
 from audit import configure
+from cells import spread
 
 from dal_jax import cli, losses, recipe, training
 from dal_jax.analysis import LabelIssues
 from dal_jax.config import LossConfig, TrainConfig
 from dal_jax.errors import unknown_name
+from dal_jax.reporting.comparison_tables import markdown_table
 
 ACTIONS = ("relabel", "remove")
 Row = dict[str, Any]
@@ -80,17 +82,13 @@ def measure(
 
 def table(rows: list[Row], names: list[str]) -> str:
     columns = ["noise", "labels", "wrong", *names, "seeds"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines = []
     for noise, action in dict.fromkeys((row["noise"], row["labels"]) for row in rows):
         chosen = [r for r in rows if (r["noise"], r["labels"]) == (noise, action)]
         wrong = 100 * np.mean([row["wrong"] for row in chosen])
-        cells = [noise, action, f"{wrong:.1f} %"]
-        for name in names:
-            values = [row[name] for row in chosen]
-            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.3f}{spread}")
-        lines.append(f"| {' | '.join(cells)} | {len(chosen)} |")
-    return "\n".join(lines)
+        figures = [spread([row[name] for row in chosen]) for name in names]
+        lines.append([noise, action, f"{wrong:.1f} %", *figures, str(len(chosen))])
+    return markdown_table(columns, lines)
 
 
 def _define_flags(values: flags.FlagValues) -> None:

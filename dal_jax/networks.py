@@ -157,9 +157,11 @@ def make(
         axis_name=axis_name(config.parallel),
         **_options(config.model),
     )
-    if config.model.weights is None or not read_weights:
-        network = lambda rngs: create(rngs=rngs)  # noqa: E731
-    else:
+
+    def network(rngs: Any) -> Any:
+        return create(rngs=rngs)
+
+    if config.model.weights is not None and read_weights:
         seed = config.seeds.initialization
         key = jax_key(config.seed if seed is None else seed, "initialization")
         network = create(weights=config.model.weights, rngs=key)

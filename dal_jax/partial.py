@@ -82,10 +82,11 @@ class PartialArray:
                 file.flush()
                 _reserve(file, file.tell() + 4 * shape[0] * shape[1])
             # The directory appears whole; another process may have been first.
-            with contextlib.suppress(FileExistsError, OSError):
+            try:
                 new.rename(self.path)
-            if not self.exists:
-                raise OSError(0, f"no room for {self.path}")
+            except OSError:
+                if not self.exists:
+                    raise
             sync_directory(self.path.parent)
         finally:
             shutil.rmtree(new, ignore_errors=True)

@@ -21,7 +21,7 @@ def progress_bar(**options: Any) -> Any:
     from tqdm import TqdmWarning
 
     with warnings.catch_warnings():
-        # A notebook without ipywidgets gets a line of text, and no lecture.
+        # A notebook without ipywidgets gets a line of text, without a warning.
         warnings.simplefilter("ignore", TqdmWarning)
         from tqdm.auto import tqdm
     watched = "ipykernel" in sys.modules or os.isatty(2)

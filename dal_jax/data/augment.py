@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dal_jax.data import color, geometry
+from dal_jax.data import color, erasing, geometry
 from dal_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,15 +105,15 @@ def make_preprocess(
             f"augmentation.crop_padding={padding}, random_resized_crop={size}: "
             f"expected at least 0 and at least 1 pixels; leave out what you do not want"
         )
-    crop, erasing = config.random_crop, config.random_erasing
+    crop, erased = config.random_crop, config.random_erasing
     if crop is not None and (crop < 1 or size is not None):
         raise InputError(
             f"augmentation.random_crop={crop}, random_resized_crop={size}: expected "
             "one of them, at least 1 pixel; leave the other out"
         )
-    if not 0 <= erasing <= 1:
+    if not 0 <= erased <= 1:
         raise InputError(
-            f"augmentation.random_erasing={erasing}: expected a probability, 0 to 1; "
+            f"augmentation.random_erasing={erased}: expected a probability, 0 to 1; "
             "change it"
         )
     strengths = color.check_strengths(config.color_jitter)
@@ -153,11 +153,11 @@ def make_preprocess(
             factors = jax.vmap(lambda key: color.draw(key, strengths))(keys[:, 3])
             images = jax.vmap(color.jitter)(images, factors)
         images = finish(images)
-        if erasing:
+        if erased:
             draw = functools.partial(
-                geometry.draw_erased, sides=images.shape[1:3], probability=erasing
+                erasing.draw_erased, sides=images.shape[1:3], probability=erased
             )
-            images = geometry.erase(images, jax.vmap(draw)(_folded(later, 2)))
+            images = erasing.erase(images, jax.vmap(draw)(_folded(later, 2)))
         return images
 
     return Preprocess(train, evaluate, {"mean": list(mean), "std": list(std)})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dal_jax.config import AugmentationConfig
-from dal_jax.data import augment, color, geometry
+from dal_jax.data import augment, color, erasing, geometry
 from dal_jax.errors import InputError
 
 EVERYTHING = AugmentationConfig(
@@ -329,7 +329,7 @@ def test_random_crops_are_uniform_and_evaluation_takes_the_middle():
 
 def test_erased_rectangles_are_of_the_published_sizes():
     count, side = 4000, 40
-    boxes = draws(lambda key: geometry.draw_erased(key, (side, side), 0.5), count)
+    boxes = draws(lambda key: erasing.draw_erased(key, (side, side), 0.5), count)
     erased = np.asarray(boxes.height) > 0
     assert np.mean(erased) == pytest.approx(0.5, abs=0.03)
     height, width = (np.asarray(x)[erased] for x in (boxes.height, boxes.width))

@@ -124,7 +124,8 @@ def test_under_scan_remat_and_vmap_with_a_captured_parameter(x64):
     weights = draw(4)
 
     def total(make, q, hidden, kernel):
-        loss = lambda logits, labels, step: losses.gce(logits, labels, q=q * step)  # noqa: E731
+        def loss(logits, labels, step):
+            return losses.gce(logits, labels, q=q * step)
 
         def next_rows(sum_, rows):
             f = make(loss)
