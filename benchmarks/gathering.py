@@ -68,7 +68,7 @@ def make_epoch(plan: Plan) -> Callable[[], None]:
 
     def epoch() -> None:
         nonlocal carry
-        carry = experiment.run_train((), carry, order, 0, steps)
+        carry = experiment.run_train(experiment.context, carry, order, 0, steps)
         experiment.parallel.fetch(carry[1])
 
     return epoch

@@ -88,7 +88,7 @@ class Trained:
 
     def _run(self, runner: feed.Runner, rows: int) -> None:
         order = self._experiment.order(self._epoch)
-        self._carry = runner((), self._carry, order, 0, rows)
+        self._carry = runner(self._experiment.context, self._carry, order, 0, rows)
         self._experiment.parallel.fetch(self._carry[1])
 
 
