@@ -156,8 +156,7 @@ def _step_with_key(
     neighbours: Callable[[Any], Any] = mixup.before,
 ) -> Callable[..., Any]:
     """Returns the plan's training step as a function of ``augmentation_key``."""
-    seed, alpha = plan.seeds["augmentation"], plan.options.mixup
-    num_classes = len(plan.class_names)
+    alpha, num_classes = plan.options.mixup, len(plan.class_names)
     return functools.partial(
         steps.make_train_step,
         plan.model,
@@ -165,11 +164,7 @@ def _step_with_key(
         plan.optimizer,
         plan.loss,
         phases=plan.phases,
-        mixup=(
-            mixup.make_mixup(alpha, jax_key(seed, "mixup"), num_classes, neighbours)
-            if alpha
-            else None
-        ),
+        mixup=mixup.make_mixup(alpha, num_classes, neighbours) if alpha else None,
         ema_decay=plan.options.ema_decay,
         skip_nonfinite=plan.options.on_nonfinite == "skip",
         axis_name=axis_name,

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 PyTree = Any
-# (step, inputs, labels) -> (inputs, labels)
+# (key, inputs, labels) -> (inputs, labels)
 Mixup = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
@@ -27,7 +27,6 @@ def before(batch: PyTree) -> PyTree:
 
 def make_mixup(
     alpha: float,
-    key: jax.Array,
     num_classes: int,
     neighbours: Callable[[PyTree], PyTree] = before,
 ) -> Mixup:
@@ -35,24 +34,24 @@ def make_mixup(
 
     Args:
       alpha: of the Beta distribution, more than 0.
-      key: that all shares derive from, with the step.
       num_classes: of the labels.
       neighbours: the other example of each, over all devices.
 
     Returns:
-      ``mix(step, inputs, labels)``: inputs floating ``[batch, ...]``, labels integers
-      ``[batch]`` or distributions ``[batch, num_classes]``; the labels of the result
-      are distributions.
+      ``mix(key, inputs, labels)``: the step's own key, inputs floating
+      ``[batch, ...]``, labels integers ``[batch]`` or distributions
+      ``[batch, num_classes]``; the labels of the result are distributions.
 
     Example:
-      >>> mix = make_mixup(1.0, jax.random.key(0), 2)
-      >>> inputs, labels = mix(0, jnp.array([0.0, 1.0]), jnp.array([0, 1]))
+      >>> mix = make_mixup(1.0, num_classes=2)
+      >>> key = jax.random.key(0)
+      >>> inputs, labels = mix(key, jnp.array([0.0, 1.0]), jnp.array([0, 1]))
       >>> bool((inputs == labels[:, 1]).all())
       True
     """
 
-    def mix(step: jax.Array, inputs: jax.Array, labels: jax.Array):
-        share = jax.random.beta(jax.random.fold_in(key, step), alpha, alpha)
+    def mix(key: jax.Array, inputs: jax.Array, labels: jax.Array):
+        share = jax.random.beta(key, alpha, alpha)
         if not jnp.issubdtype(labels.dtype, jnp.floating):
             labels = jax.nn.one_hot(labels, num_classes)
 

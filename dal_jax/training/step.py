@@ -23,6 +23,9 @@ from dal_jax.training.state import EvalSums, TrainMetrics, TrainState
 Batch = dict[str, jax.Array]
 PyTree = Any
 
+# What a step's key for mixup derives from; an example's derives from its position.
+_MIXUP = 2**32 - 1
+
 
 def make_init(
     model: Functional,
@@ -115,7 +118,7 @@ def make_train_step(
         inputs = preprocess.train(keys, batch["inputs"])
         examples = inputs, batch.get("label_distributions", batch["labels"])
         if mixup is not None:
-            examples = mixup(state.step, *examples)
+            examples = mixup(jax.random.fold_in(step_key, _MIXUP), *examples)
         (mean, (values, logits, model_state, memory)), gradient = jax.value_and_grad(
             mean_loss, has_aux=True
         )(state.params, state, *examples, batch["position"])

@@ -15,33 +15,33 @@ from dal_jax.training import checks, fit
 from dal_jax.training.mixup import make_mixup
 
 CLASSES = 3
-KEY = jax.random.key(4)
 INPUTS = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32)
 LABELS = np.array([0] * 8 + [1] * 3 + [2])
 
 
-def share(step, alpha=0.7):
+def share(key, alpha=0.7):
     inputs = jnp.array([0.0, 1.0])
-    return make_mixup(alpha, KEY, CLASSES)(step, inputs, jnp.array([0, 1]))[0][1]
+    return make_mixup(alpha, CLASSES)(key, inputs, jnp.array([0, 1]))[0][1]
 
 
 def test_examples_are_mixed_with_the_ones_before():
-    mix = jax.jit(make_mixup(0.7, KEY, CLASSES))
-    part, inputs = share(9), jnp.asarray(INPUTS[:4])
+    mix, key = jax.jit(make_mixup(0.7, CLASSES)), jax.random.key(9)
+    part, inputs = share(key), jnp.asarray(INPUTS[:4])
     one_hot = np.eye(CLASSES, dtype=np.float32)[[0, 2, 1, 1]]
     for labels in (jnp.array([0, 2, 1, 1]), jnp.asarray(one_hot)):
-        mixed, shares = mix(9, inputs, labels)
+        mixed, shares = mix(key, inputs, labels)
         others = [3, 0, 1, 2]
         expected = part * inputs + (1 - part) * inputs[others, :]
         np.testing.assert_allclose(mixed, expected, rtol=1e-6)
         expected = part * one_hot + (1 - part) * one_hot[others]
         np.testing.assert_allclose(shares, expected, rtol=1e-6)
-    assert mix(9, inputs.astype(jnp.bfloat16), labels)[0].dtype == jnp.bfloat16
+    assert mix(key, inputs.astype(jnp.bfloat16), labels)[0].dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("alpha", [0.2, 2.0])
 def test_shares_are_of_the_beta_distribution(alpha):
-    shares = jax.jit(jax.vmap(lambda step: share(step, alpha)))(jnp.arange(4000))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    shares = jax.jit(jax.vmap(lambda key: share(key, alpha)))(keys)
     # Its mean is 1/2, its variance 1 / (4 (2 alpha + 1)).
     assert np.mean(shares) == pytest.approx(0.5, abs=0.03)
     assert np.var(shares) == pytest.approx(1 / (8 * alpha + 4), rel=0.08)
