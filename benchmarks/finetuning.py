@@ -6,10 +6,10 @@ r"""A backbone trained on one half of CIFAR-10's classes, fine-tuned on the othe
 ResNet-18 learns five classes from clean labels (10,000 images at SIZE x SIZE pixels, 8
 epochs, seed 0), and its weights are written under timm's names. The other five classes
 have 1,000 training images with 40 % symmetric noise, and 15 epochs. They are learnt
-from scratch, from the weights (the learning rate below the last layer is a tenth), and with
-the backbone frozen. The seeds are of these runs, all of which have the same weights.
-Test images are the other classes' own. Finished runs are not repeated, so the same
-command continues a study that was stopped.
+from scratch, from the weights (the learning rate below the last layer is a tenth), and
+with the backbone frozen. The seeds are of these runs, all of which have the same
+weights. Test images are the other classes' own. Finished runs are not repeated, so the
+same command continues a study that was stopped.
 """
 
 import itertools
