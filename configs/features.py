@@ -1,5 +1,4 @@
-(
-    """Features that another model computed, or any table of numbers, and their labels.
+"""Features that another model computed, or any table of numbers, and their labels.
 
     python train.py --config=configs/features.py
         --config.dataset.train_path=features.npy
@@ -18,8 +17,6 @@ classes, 40 % labelled wrong, with ``--config.batch_size=256``: test accuracy 0.
 where knowing the classes' means gives 0.791; the audit's AUROC 0.981; 29 s of processor
 time for the run and 22 s for the audit, 0.96 GB (``benchmarks/features.py``, seed 0).
 """
-    ""
-)
 
 from dal_jax.config import (
     DatasetConfig,
