@@ -36,7 +36,7 @@ def run_command(
     """Parses the command line, runs a command and ends the process.
 
     The exit status is 0 if the command returns, and 2 after an :class:`InputError`,
-    whose line is printed on standard error.
+    whose line is printed on standard error, or where a package is missing.
 
     Args:
       command: called with the configuration and the flags' values.
@@ -60,6 +60,16 @@ def run_command(
             command(values)
     except InputError as error:
         end(error, 2)
+    except ModuleNotFoundError as error:
+        if (error.name or "dal_jax").startswith("dal_jax"):
+            raise  # a mistake in this package
+        end(
+            InputError(
+                f"{error.name} is not installed: expected what dal_jax depends on; "
+                "install it"
+            ),
+            2,
+        )
     except KeyboardInterrupt:
         # Nothing to save yet, or the second signal.
         end(RuntimeError("interrupted"), 130)

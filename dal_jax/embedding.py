@@ -16,12 +16,13 @@ import numpy as np
 
 from dal_jax import models
 from dal_jax.data.augment import normalize
-from dal_jax.data.batches import readable
+from dal_jax.data.batches import import_grain, readable
 from dal_jax.data.images import EncodedImages
 from dal_jax.data.named import NamedImages, named_images
 from dal_jax.errors import InputError
 from dal_jax.files import write_atomically
 from dal_jax.partial import PartialArray
+from dal_jax.progress import progress_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +102,7 @@ def embed(
     out = Path(wanted.out)
     partial = PartialArray(out.with_name(f"{out.name}.partial"))
     _check_out(wanted, partial)
+    import_grain()
     named = named_images(wanted.inputs, wanted.channels, wanted.image_size)
     names, images = named.names, named.images
     weights = models.describe_weights(wanted.model, wanted.weights)
@@ -141,7 +143,7 @@ def _check_out(wanted: Embedding, partial: PartialArray) -> None:
             )
     for name, value in (
         ("image_size", wanted.image_size),
-        ("block", wanted.block_size),
+        ("batch_size", wanted.block_size),
     ):
         if value < 1:
             raise InputError(f"--{name}={value}: expected at least 1; give another")
@@ -217,8 +219,6 @@ def _compute(
     progress: bool,
 ) -> None:
     """Computes the blocks of this process that nobody has done yet."""
-    from tqdm import tqdm
-
     size, shape = wanted.block_size, _example(wanted).shape
     done = partial.done()
     blocks = range(process_id, -(-len(images) // size), num_processes)
@@ -232,7 +232,9 @@ def _compute(
     batches = readable(images, shape[1:], size, positions=rows)
     with (
         partial.writer(process_id) as write,
-        tqdm(total=len(rows), unit="image", disable=None if progress else True) as bar,
+        progress_bar(
+            total=len(rows), unit="image", disable=None if progress else True
+        ) as bar,
     ):
         for block, (positions, pixels, unreadable) in zip(mine, batches, strict=True):
             first, count = block * size, len(positions) + len(unreadable)

@@ -175,7 +175,7 @@ class Classifier:
         beside = path.with_name(f"{path.name}.json")
         export.check_format(format)
         for file in (path, beside):
-            if file.exists():
+            if file.exists() or file.is_symlink():
                 raise InputError(f"{file} exists: expected a new file; give another")
         if not path.parent.is_dir():
             raise InputError(

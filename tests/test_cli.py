@@ -44,6 +44,16 @@ def test_a_config_file_that_is_not_there_is_named(arguments, capsys):
     assert "config file 'no.py' not found" in line
 
 
+def test_a_missing_package_is_one_line(capsys):
+    def command(config, values):
+        raise ModuleNotFoundError("No module named 'PIL'", name="PIL")
+
+    with pytest.raises(SystemExit) as exit_info:
+        run(command=command)
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err.startswith("error: PIL is not installed: expected")
+
+
 def test_the_last_config_file_counts(capsys, tmp_path):
     empty = tmp_path / "empty.py"
     empty.write_text("")

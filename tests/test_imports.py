@@ -74,9 +74,11 @@ def test_noise_knows_numpy_alone(path):
     [
         ("flax", ("models/", "training/state.py")),
         ("orbax", ("training/store.py",)),
+        # All bars are made in one way; a signal clears them all.
+        ("tqdm", ("progress.py", "training/stopping.py")),
     ],
 )
-def test_flax_and_orbax_stay_where_they_are_known(package, homes):
+def test_packages_stay_where_they_are_known(package, homes):
     users = {str(path) for path in MODULES if package in tops(imported(path))}
     assert {user for user in users if not user.startswith(homes)} == set()
 

@@ -18,7 +18,7 @@ from dal_jax.noise import NoiseRecord
 from dal_jax.training.workdir import Workdir
 
 TABLE = "label_issues.csv"
-_UNREADABLE = (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile)
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +84,9 @@ def _audit(files: Workdir) -> Audited:
     path = files.path / "dynamics.npz"
     if not path.is_file():
         raise InputError(
-            f"the run in {files.path} has no dynamics.npz, which older versions did "
-            "not write: expected the record of what was seen of every example; train "
-            "again in another --workdir"
+            f"the run in {files.path} has no dynamics.npz, as older versions wrote "
+            "none and there is none where examples have several labels: expected the "
+            "record of what was seen of every example; train again in another --workdir"
         )
     record = NoiseRecord.load(files.noise)
     class_names = files.read_json("preprocessing.json")["class_names"]

@@ -94,6 +94,10 @@ def _compare(words: list[str], config: TrainConfig, values: flags.FlagValues) ->
     left = [run for run in runs if not study.finished(run.name)]
     if values.compilation_cache:
         cli.use_compilation_cache()
+    if left and values.engine == "dask":
+        from dal_jax.comparing.engine_dask import check_scheduler
+
+        check_scheduler(values.scheduler)
     plan.check_data(left)
     study.begin(config)
     fields = [sweep.field for sweep in swept]

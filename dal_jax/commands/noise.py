@@ -53,22 +53,33 @@ def _write(config: TrainConfig, values: flags.FlagValues) -> None:
     # Nothing is held out, so that the file fits any validation fraction.
     dataset = dataclasses.replace(config.dataset, validation_fraction=0.0)
     prepared = prepare(dataclasses.replace(config, dataset=dataset))
+    record, why_no_picture = prepared.record, _why_no_picture(prepared.record)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        prepared.record.save(labels)
+        record.save(labels)
+        if why_no_picture is None:
+            save_picture(record, picture, prepared.class_names)
+        else:
+            # An older picture would not be of these labels.
+            picture.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
-            f"cannot write {labels} ({error.strerror}): expected a directory that you "
+            f"cannot write to {out} ({error.strerror}): expected a directory that you "
             "may write to; give another --out"
         ) from None
-    print(describe(prepared.record))
-    if prepared.record.clean_labels is not None:
-        save_picture(prepared.record, picture, prepared.class_names)
+    print(describe(record))
+    if why_no_picture is None:
         print(f"wrote {labels} and {picture}")
     else:
-        # An older picture would not be of these labels.
-        picture.unlink(missing_ok=True)
-        print(f"wrote {labels}, and no picture: the clean labels are not known")
+        print(f"wrote {labels}, and no picture: {why_no_picture}")
+
+
+def _why_no_picture(record: NoiseRecord) -> str | None:
+    if record.clean_labels is None:
+        return "the clean labels are not known"
+    if record.transition_matrix is None:
+        return f"there are {record.num_classes} classes"
+    return None
 
 
 def describe(record: NoiseRecord) -> str:

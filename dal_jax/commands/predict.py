@@ -23,6 +23,7 @@ from absl import flags
 from dal_jax import cli
 from dal_jax.errors import InputError
 from dal_jax.files import write_atomically
+from dal_jax.progress import progress_bar
 
 if TYPE_CHECKING:
     from dal_jax.data.unlabelled import Unlabelled
@@ -65,7 +66,7 @@ def _predict(values: flags.FlagValues) -> None:
         if not values[name].value:
             raise InputError(f"no --{name}: expected one; give --{name}=PATH")
     out = Path(values.out)
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise InputError(
             f"--out={out} already exists: expected a new file; give another --out"
         )
@@ -108,7 +109,6 @@ def _write(
 ) -> None:
     """Writes the lines as they are predicted; collects what cannot be read."""
     from scipy.special import softmax
-    from tqdm import tqdm
 
     top = min(top, len(classifier.class_names))
     file = io.TextIOWrapper(binary, encoding="utf-8", newline="")
@@ -116,7 +116,7 @@ def _write(
     further = [f"{x}_{i}" for i in range(2, top + 1) for x in ("class", "probability")]
     lines.writerow(["name", "predicted", "probability", *further])
     # disable=None: no bar where nobody watches.
-    with tqdm(total=len(found), unit="input", disable=None, leave=False) as bar:
+    with progress_bar(total=len(found), unit="input", disable=None, leave=False) as bar:
         for batch in classifier.in_batches(found.inputs):
             if batch.logits.ndim != 2:
                 raise InputError(

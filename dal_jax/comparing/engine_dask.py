@@ -35,20 +35,29 @@ def run_dask(
       Interrupted: a signal came; the workers end what they are training.
     """
     distributed = _distributed()
+    client = _connect(distributed, address)
+    with client, stop_signals() as stop, stop.at_once(STOPPED):
+        if not client.scheduler_info()["workers"]:
+            say(f"waiting for workers at {address}")
+        _collect(distributed, client, jobs, report)
+
+
+def check_scheduler(address: str) -> None:
+    """Raises InputError where no scheduler answers."""
+    _connect(_distributed(), address).close()
+
+
+def _connect(distributed: Any, address: str) -> Any:
     # What it logs is also raised, and ends the command with one line.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
-        client = distributed.Client(address, timeout=_PATIENCE)
+        return distributed.Client(address, timeout=_PATIENCE)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise InputError(
             f"no Dask scheduler answers at {address!r} ({_reason(error)}): expected "
             "the address that dask scheduler prints, such as tcp://host:8786; start "
             "one or correct --scheduler"
         ) from error
-    with client, stop_signals() as stop, stop.at_once(STOPPED):
-        if not client.scheduler_info()["workers"]:
-            say(f"waiting for workers at {address}")
-        _collect(distributed, client, jobs, report)
 
 
 def _collect(

@@ -16,7 +16,7 @@ from dal_jax.config import TrainConfig, plain
 from dal_jax.errors import InputError
 from dal_jax.files import write_atomically
 from dal_jax.training.differences import differences
-from dal_jax.training.mark import read_json
+from dal_jax.training.mark import read_json, read_lines
 
 FIGURES = (
     "realised_noise_rate",
@@ -56,8 +56,14 @@ class Study:
         if not self.mark.exists():
             self._check_empty()
             return
+        stored = read_json(self.mark)
+        if not stored:
+            raise InputError(
+                f"{self.mark} is damaged: expected a JSON object; restore it, or give "
+                "another --workdir"
+            )
         defaults = {"config": _common(TrainConfig())}
-        found = differences(read_json(self.mark), common, defaults)
+        found = differences(stored, common, defaults)
         if found:
             changed = ", ".join(text.removeprefix("config.") for text in found)
             raise InputError(
@@ -71,7 +77,7 @@ class Study:
 
     def finished(self, name: str) -> bool:
         """Returns whether a run is done: it has finished, or will fail again."""
-        if (self.workdir(name) / "summary.json").exists():
+        if read_json(self.workdir(name) / "summary.json"):
             return True
         return not self.failure(name).get("again", True)
 
@@ -144,8 +150,7 @@ class Study:
 
     def curve(self, run: Run) -> list[dict[str, Any]]:
         """Returns the evaluations of a run that has finished."""
-        path = self.workdir(run.name) / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return read_lines(self.workdir(run.name) / "metrics.jsonl")
 
     def write(self, name: str, content: str | bytes) -> None:
         """Writes a file of the comparison, whole or not at all."""

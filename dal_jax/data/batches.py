@@ -140,12 +140,29 @@ def readable(
 
 
 def _read_ahead(source: Any, threads: int, prefetch: int) -> Iterator[Any]:
-    import grain
-
+    grain = import_grain()
     options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=threads * prefetch
     )
     yield from grain.MapDataset.source(source).to_iter_dataset(options)
+
+
+def import_grain() -> Any:
+    """Returns Grain, which takes its time to import.
+
+    Whoever will stream calls this before anything is decoded or written.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    try:
+        import grain
+    except ImportError as error:
+        raise InputError(
+            "reading inputs ahead needs grain, which is not installed: expected what "
+            "dal_jax depends on; install it with pip install grain"
+        ) from error
+    return grain
 
 
 def cores() -> int:

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from dal_jax.data import cache
-from dal_jax.data.batches import cores
+from dal_jax.data.batches import cores, import_grain
 from dal_jax.data.images import ArrayImages, EncodedImages, decode_into, stack
 from dal_jax.data.split import Split, Subset
 from dal_jax.errors import InputError
+from dal_jax.progress import progress_bar
 
 # storage="auto" keeps a split in memory up to this many decoded bytes.
 MEMORY_LIMIT = 2 * 2**30
@@ -56,10 +57,12 @@ def materialize(
 
     Raises:
       InputError: if images do not decode and are not to be skipped, if all fail, or
-        if sizes differ.
+        if sizes differ; or what streams is not installed.
     """
     size = len(split) * math.prod(split.input_shape) * split.input_dtype.itemsize
     in_memory = storage == "memory" or (storage == "auto" and size <= MEMORY_LIMIT)
+    if not in_memory:
+        import_grain()
     images, positions = split.inputs, np.arange(len(split))
     if isinstance(images, Subset):
         images, positions = images.source, images.positions
@@ -117,8 +120,6 @@ def _decode_all(
     images: EncodedImages, positions: np.ndarray, label: str, *, keep: bool
 ) -> tuple[dict[str, np.ndarray], list[tuple[int, str]]]:
     """Returns the pixels if they are to be kept, and ``(row, reason)`` of failures."""
-    from tqdm import tqdm
-
     pixels = np.zeros((len(positions) if keep else 0, *images.shape), np.uint8)
 
     def decode_chunk(start: int) -> list[tuple[int, str]]:
@@ -134,7 +135,7 @@ def _decode_all(
     starts = range(0, len(positions), _CHUNK)
     failures: list[tuple[int, str]] = []
     # disable=None: no bar if the output is not a terminal.
-    with tqdm(
+    with progress_bar(
         total=len(positions),
         desc=f"decoding {label}",
         unit="image",

@@ -6,7 +6,7 @@ Everything else about an example is small and always in an array.
 """
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -112,8 +112,8 @@ class Split:
             object.__setattr__(self, field, value)  # the dataclass is frozen
 
         if hasattr(self.inputs, "__array__") or isinstance(self.inputs, list | tuple):
-            fill("inputs", np.asanyarray(self.inputs))
-        fill("labels", np.asarray(self.labels))
+            fill("inputs", _array("inputs", self.inputs))
+        fill("labels", np.asarray(_array("labels", self.labels)))
         if self.index is None:
             fill("index", np.arange(len(self.labels)))
         if self.source_size is None:
@@ -182,6 +182,16 @@ class Split:
                 else self.label_distributions[positions]
             ),
         )
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asanyarray(values)
+    except ValueError as error:  # rows of several lengths
+        raise InputError(
+            f"{name} are no array ({error}): expected [N, ...], every example of the "
+            "same shape; fill them up or leave some out"
+        ) from None
 
 
 def _check_labels(name: str, labels: np.ndarray):

@@ -49,18 +49,19 @@ def save_picture(
     """Draws the counted transition matrix.
 
     Args:
-      record: one with known clean labels.
+      record: one with known clean labels and a matrix.
       path: of the ``.png``, which is written whole or not at all.
       class_names: ``[num_classes]``, along both axes.
     """
     # Without pyplot there is no global state, and no display is needed.
     from matplotlib.figure import Figure
 
-    num_classes = record.num_classes
+    num_classes, matrix = record.num_classes, record.transition_matrix
+    assert matrix is not None
     side = min(4 + 0.35 * num_classes, 20)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(record.transition_matrix, vmin=0, vmax=1, cmap="Blues")
+    image = axes.imshow(matrix, vmin=0, vmax=1, cmap="Blues")
     axes.set_title(title(record))
     axes.set_xlabel("noisy label")
     axes.set_ylabel("clean label")
@@ -70,7 +71,7 @@ def save_picture(
         axes.set_xticks(range(num_classes), names, rotation=90, fontsize=size)
         axes.set_yticks(range(num_classes), names, fontsize=size)
     if num_classes <= _MOST_NUMBERS:
-        for (row, column), share in np.ndenumerate(record.transition_matrix):
+        for (row, column), share in np.ndenumerate(matrix):
             if share > 0:
                 color = "white" if share > 0.5 else "black"
                 text = f"{share:.2f}".lstrip("0")

@@ -1,6 +1,7 @@
 """The record of what was done to the labels."""
 
 import dataclasses
+import functools
 import json
 import os
 import zipfile
@@ -11,6 +12,10 @@ import numpy as np
 
 from dal_jax.errors import InputError
 from dal_jax.files import require_file, write_atomically
+
+# Of more classes there is no transition matrix: it takes 8 K^2 bytes, half a gigabyte
+# at this K. Sets with label noise have fewer (WebVision: 5,000), vocabularies more.
+MOST_CLASSES = 8192
 
 # Errors that numpy raises for damaged or mislabelled files.
 _UNREADABLE = (
@@ -48,8 +53,9 @@ def count_transitions(
     """Returns the observed share of each noisy label among each clean class.
 
     Args:
-      noisy_labels: ``[N]`` integers in ``[0, num_classes)``.
-      clean_labels: ``[N]`` integers in ``[0, num_classes)``, or ``None``.
+      noisy_labels: ``[...]`` integers in ``[0, num_classes)``.
+      clean_labels: likewise, or ``None``. What is below 0 is no class and counts
+        nowhere.
       num_classes: the matrix's size.
 
     Returns:
@@ -64,7 +70,8 @@ def count_transitions(
     """
     if clean_labels is None:
         return np.full((num_classes, num_classes), np.nan)
-    pairs = clean_labels.astype(np.int64) * num_classes + noisy_labels
+    counted = (clean_labels >= 0) & (noisy_labels >= 0)
+    pairs = clean_labels[counted].astype(np.int64) * num_classes + noisy_labels[counted]
     counts = np.bincount(pairs, minlength=num_classes**2)
     counts = counts.reshape(num_classes, num_classes).astype(np.float64)
     totals = counts.sum(axis=1, keepdims=True)
@@ -82,8 +89,7 @@ class NoiseRecord:
       nominal_rate: the requested rate; for a transition matrix, the expected share of
         wrong labels; nan for labels from a file.
       realised_rate: the share of wrong labels; nan if the clean labels are unknown.
-      transition_matrix: float64 ``[num_classes, num_classes]`` as counted, see
-        :func:`count_transitions`.
+      num_classes: the number of classes.
       kind: the kind of noise, one of ``dal_jax.noise.kinds()``.
       options: everything else that decided the outcome, as JSON values.
     """
@@ -93,7 +99,7 @@ class NoiseRecord:
     index: np.ndarray
     nominal_rate: float
     realised_rate: float
-    transition_matrix: np.ndarray
+    num_classes: int
     kind: str
     options: dict[str, Any]
 
@@ -109,7 +115,7 @@ class NoiseRecord:
         kind: str,
         options: dict[str, Any],
     ) -> "NoiseRecord":
-        """Returns a record, counting the realised rate and the matrix.
+        """Returns a record, counting the realised rate.
 
         Args:
           noisy_labels: ``[N]`` integers.
@@ -132,20 +138,23 @@ class NoiseRecord:
             index=np.asarray(index, np.int64),
             nominal_rate=float(nominal_rate),
             realised_rate=realised_rate(noisy_labels, clean_labels),
-            transition_matrix=count_transitions(
-                noisy_labels, clean_labels, num_classes
-            ),
+            num_classes=num_classes,
             kind=kind,
             options=dict(options),
         )
 
-    @property
-    def num_classes(self) -> int:
-        """The number of classes."""
-        return len(self.transition_matrix)
+    @functools.cached_property
+    def transition_matrix(self) -> np.ndarray | None:
+        """Float64 ``[num_classes, num_classes]``, see :func:`count_transitions`.
+
+        ``None`` where there are more than ``MOST_CLASSES`` classes.
+        """
+        if self.num_classes > MOST_CLASSES:
+            return None
+        return count_transitions(self.noisy_labels, self.clean_labels, self.num_classes)
 
     def take(self, positions: np.ndarray) -> "NoiseRecord":
-        """Returns the record of some of the examples, with rate and matrix recounted.
+        """Returns the record of some of the examples, with the rate recounted.
 
         Args:
           positions: the examples' positions in this record, in the wanted order.
@@ -174,6 +183,9 @@ class NoiseRecord:
         """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["options"] = json.dumps(self.options, sort_keys=True)
+        if self.transition_matrix is not None:
+            fields["transition_matrix"] = self.transition_matrix
+            del fields["num_classes"]  # the matrix tells it, see load
         if self.clean_labels is None:
             del fields["clean_labels"]
         write_atomically(path, lambda file: np.savez_compressed(file, **fields))
@@ -192,6 +204,8 @@ class NoiseRecord:
           InputError: no such file, or not a noise record.
         """
         fields = read_npz(path)
+        if "transition_matrix" in fields:  # it tells their number
+            fields["num_classes"] = np.array(len(fields["transition_matrix"]))
         required = {f.name for f in dataclasses.fields(cls)} - {"clean_labels"}
         missing = sorted(required - set(fields))
         if missing:
@@ -205,7 +219,7 @@ class NoiseRecord:
             index=fields["index"],
             nominal_rate=float(fields["nominal_rate"]),
             realised_rate=float(fields["realised_rate"]),
-            transition_matrix=fields["transition_matrix"],
+            num_classes=int(fields["num_classes"]),
             kind=str(fields["kind"]),
             options=json.loads(str(fields["options"])),
         )

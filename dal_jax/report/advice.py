@@ -85,7 +85,10 @@ def _never_predicted(run: ReportedRun) -> Iterator[Remark]:
 def _outvoted(run: ReportedRun) -> Iterator[Remark]:
     if run.record is None or run.mislabelled is None:
         return
-    matrix = np.nan_to_num(run.record.transition_matrix)
+    matrix = run.record.transition_matrix
+    if matrix is None:  # too many classes
+        return
+    matrix = np.nan_to_num(matrix)
     lost = np.flatnonzero(matrix.max(axis=1) > np.diag(matrix))
     if len(lost):
         named = ", ".join(str(run.class_names[k]) for k in lost[:5])

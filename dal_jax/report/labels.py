@@ -44,7 +44,7 @@ def noise(run: ReportedRun) -> list[Any]:
             f"{100 * record.realised_rate:.1f} %. Training saw no clean label."
         )
     )
-    if wrong:
+    if wrong and record.transition_matrix is not None:
         blocks.append(
             Matrix(
                 "Given labels by true class",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-import json
 import math
 import zipfile
 import zlib
@@ -14,7 +13,7 @@ import numpy as np
 from dal_jax.config import TrainConfig, config_of
 from dal_jax.errors import InputError
 from dal_jax.noise import NoiseRecord
-from dal_jax.training.mark import read_json
+from dal_jax.training.mark import read_json, read_lines
 from dal_jax.training.workdir import Workdir
 
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile)
@@ -150,7 +149,7 @@ def read(workdir: Any, *, summary: Mapping[str, Any] | None = None) -> ReportedR
         class_names=inputs.get("class_names") or list(map(str, range(num_classes))),
         inputs=inputs,
         record=record,
-        entries=_entries(files),
+        entries=read_lines(files.path / "metrics.jsonl"),
         summary=summary or {},
         sessions=read_json(files.path / "environment.json").get("sessions", []),
         history=None if dynamics is None else dynamics["history"],
@@ -175,19 +174,6 @@ def _state(files: Workdir, summary: Mapping[str, Any] | None) -> str:
             except OSError:
                 return "running"
     return "stopped"
-
-
-def _entries(files: Workdir) -> list[dict[str, Any]]:
-    path = files.path / "metrics.jsonl"
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    entries = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            break  # torn by a kill, or still being written
-        entries.append(entry)
-    return entries
 
 
 def _arrays(

@@ -1,6 +1,6 @@
 """Whether the data of a run and its network fit together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from dal_jax.data import Split
 from dal_jax.data.augment import Preprocess
 from dal_jax.data.blocks import check_finite, has_blocks
-from dal_jax.errors import InputError
+from dal_jax.errors import InputError, unknown_name
 from dal_jax.losses import StatefulLoss
 from dal_jax.models import Functional
 
@@ -27,7 +27,16 @@ def as_split(data: Any) -> Split:
 
 
 def network_inputs(preprocess: Preprocess, split: Split) -> jax.ShapeDtypeStruct:
-    """Returns shape and dtype of what the network is given for two examples."""
+    """Returns shape and dtype of what the network is given for two examples.
+
+    Raises:
+      InputError: inputs that are no numbers.
+    """
+    if not any(jnp.issubdtype(split.input_dtype, x) for x in (jnp.number, jnp.bool_)):
+        raise InputError(
+            f"inputs are {split.input_dtype} [{len(split)}, ...]: expected numbers; "
+            "convert them"
+        )
     dtype = jax.dtypes.canonicalize_dtype(split.inputs.dtype)
     batch = jax.ShapeDtypeStruct((2, *split.input_shape), dtype)
     return jax.eval_shape(preprocess.evaluate, batch)
@@ -39,15 +48,21 @@ def number_of_classes(
     """Returns how many logits the network gives for each label.
 
     Raises:
-      InputError: logits without a class axis, or labels that do not fit them.
+      InputError: logits that are no real numbers or have no class axis, or labels that
+        do not fit them.
     """
 
     def logits(inputs):
         params, model_state = network.init(jax.random.key(0))
         return network.apply(params, model_state, inputs, False)[0]
 
-    shape = jax.eval_shape(logits, inputs).shape
-    given = np.shape(labels)[1:]
+    found = jax.eval_shape(logits, inputs)
+    shape, given = found.shape, np.shape(labels)[1:]
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise InputError(
+            f"the network gives {found.dtype} logits for {inputs.dtype} inputs: "
+            "expected floating point numbers"
+        )
     if len(shape) < 2 or shape[0] != 2:
         raise InputError(
             f"the network gives logits of shape {list(shape)} for two inputs: expected "
@@ -95,6 +110,39 @@ def check_split(
             raise InputError(
                 f"{what} {name} go up to {largest} and the network has {num_classes} "
                 f"logits: expected classes 0 to {num_classes - 1}"
+            )
+
+
+def check_classes(labels: np.ndarray, num_classes: int) -> None:
+    """Raises InputError where an example to train on has a label that is no class.
+
+    Of several labels an example those below 0 may be no classes, as of padding.
+    """
+    if labels.ndim == 1 and labels.min() < 0:
+        raise InputError(
+            f"training labels go down to {labels.min()}: expected classes 0 to "
+            f"{num_classes - 1}; number them so, and leave other examples out"
+        )
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raises InputError for what is no optax gradient transformation."""
+    if not all(callable(getattr(optimizer, x, None)) for x in ("init", "update")):
+        named = getattr(optimizer, "__name__", type(optimizer).__name__)
+        raise InputError(
+            f"the optimizer is {named}: expected an optax gradient transformation such "
+            "as optax.sgd(0.1)"
+        )
+
+
+def check_seeds(seeds: Mapping[str, int], known: Sequence[str]) -> None:
+    """Raises InputError for a seed that has no use, or out of range."""
+    for name, seed in seeds.items():
+        if name not in known:
+            raise unknown_name("seed", name, known)
+        if not 0 <= seed < 2**32:
+            raise InputError(
+                f"the seed of {name} is {seed}: expected 0 to 4294967295; give another"
             )
 
 

@@ -33,10 +33,12 @@ def begin(
 
 def describe_inputs(plan: Plan) -> dict[str, Any]:
     """Returns what a prediction must know of a run's inputs, as JSON can hold it."""
+    unchanged = {"size": None, "channels": None, "mean": [], "std": []}
     return {
         "class_names": list(plan.class_names),
         "input_shape": list(plan.train.input_shape),
         "input_dtype": str(plan.train.inputs.dtype),
+        **unchanged,
         **plan.preprocess.description,
     }
 

@@ -211,6 +211,7 @@ def _streamed(
     donate: bool,
     workers: int | None,
 ) -> Callable[..., PyTree]:
+    batches.import_grain()
     compiled = batch_program(parallel, function, donate=donate)
     host_order: np.ndarray | None = None
     decoded: Iterator[np.ndarray] = iter(())

@@ -4,7 +4,6 @@ It takes no lock and writes, moves or marks nothing. So the directory may be rea
 and several processes may read it at once.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from dal_jax.errors import InputError, unknown_name
 from dal_jax.training import leaves, manifest, store
-from dal_jax.training.mark import read_json
+from dal_jax.training.mark import read_json, read_lines
 from dal_jax.training.workdir import Workdir
 
 PyTree = Any
@@ -122,8 +121,7 @@ class FinishedRun:
         return self._summary["steps"]
 
     def _best(self) -> int:
-        lines = (self.path / "metrics.jsonl").read_text().splitlines()
-        entries = [json.loads(line) for line in lines]
+        entries = read_lines(self.path / "metrics.jsonl")
         name = "validation_accuracy"
         accuracy = {entry["step"]: entry[name] for entry in entries if name in entry}
         if not accuracy:

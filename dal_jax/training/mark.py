@@ -122,3 +122,15 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the JSON objects in the lines of a file, up to one that is torn."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    entries = []
+    for line in lines:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break  # torn by a kill, or still being written
+    return entries

@@ -197,6 +197,9 @@ def make_plan(
       InputError: an argument of the wrong kind, or arguments that do not fit together.
     """
     options = Options(num_epochs=num_epochs, batch_size=batch_size, **further)
+    checks.check_optimizer(optimizer)
+    seeds = dict.fromkeys(SOURCES_OF_RANDOMNESS, seed) | dict(seeds or {})
+    checks.check_seeds(seeds, SOURCES_OF_RANDOMNESS)
     train = checks.as_split(train)
     validation = None if validation is None else checks.as_split(validation)
     test = None if test is None else checks.as_split(test)
@@ -221,6 +224,7 @@ def make_plan(
     for what, split in ("training", train), ("validation", validation), ("test", test):
         if split is not None:
             checks.check_split(split, what, num_classes, train.input_shape)
+    checks.check_classes(train.labels, num_classes)
     named = loss_name or getattr(loss, "__name__", type(loss).__name__)
     loss = as_stateful(loss)
     if options.balance is not None:
@@ -230,7 +234,7 @@ def make_plan(
         checks.check_mixes(inputs, loss, named)
     if options.mixup or train.label_distributions is not None:
         checks.check_takes_distributions(loss, named, num_classes)
-    plan = Plan(
+    return Plan(
         model=network,
         train=train,
         validation=validation,
@@ -240,15 +244,11 @@ def make_plan(
         preprocess=preprocess,
         record=record or given_labels(train, num_classes),
         class_names=class_names,
-        seeds=dict.fromkeys(SOURCES_OF_RANDOMNESS, seed) | dict(seeds or {}),
+        seeds=seeds,
         options=options,
         loss_name=named,
         schedules=schedules or {},
     )
-    unknown = sorted(set(plan.seeds) - set(SOURCES_OF_RANDOMNESS))
-    if unknown:
-        raise unknown_name("seed", unknown[0], SOURCES_OF_RANDOMNESS)
-    return plan
 
 
 def as_stateful(loss: Loss | StatefulLoss) -> StatefulLoss:

@@ -216,9 +216,16 @@ class Workdir:
         return self._read(self.path / name)
 
     def read_summary(self) -> dict[str, Any] | None:
-        """Returns ``summary.json``, or None for a run that has not finished."""
+        """Returns ``summary.json``, or None for a run that has not finished.
+
+        A torn one is none: the run that goes on writes it again, from the last
+        checkpoint.
+        """
         path = self.path / "summary.json"
-        return self._read(path) if path.exists() else None
+        try:
+            return self._read(path) if path.exists() else None
+        except InputError:
+            return None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes ``summary.json``."""
@@ -253,7 +260,7 @@ class Workdir:
         all are returned, and nothing is removed.
         """
         before = self._metrics.read_bytes() if self._metrics.exists() else None
-        finished = (self.path / "summary.json").exists()
+        finished = self.read_summary() is not None
         entries, kept = [], b""
         for line in (before or b"").splitlines():
             try:

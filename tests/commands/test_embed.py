@@ -3,6 +3,7 @@
 import csv
 import itertools
 import os
+import sys
 
 import jax
 import numpy as np
@@ -215,6 +216,7 @@ CASES = {
     "out": ({"out": "features.npz"}, "ends in .npy"),
     "place": ({"out": "nowhere/at/all.npy"}, "no directory nowhere/at"),
     "size": ({"image_size": 0}, "image_size=0"),
+    "batch": ({"batch_size": 0}, "--batch_size=0"),
     "process": ({"process_id": 1}, "process 1 of 1"),
     "no normalization": ({"normalization": ""}, "do not tell how pixels are norm"),
     "normalization": ({"normalization": "imagnet"}, "did you mean 'imagenet'?"),
@@ -257,6 +259,14 @@ def test_an_array_and_a_list(command, whole, images, tmp_path):
             "path": str(images / names[0]),
             "label": "ant",
         }
+
+
+def test_a_missing_grain_is_one_line(command, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "grain", None)
+    status, printed, errors = command()
+    assert (status, printed, len(errors.splitlines())) == (2, "", 1)
+    assert "grain, which is not installed" in errors
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_one_line(command, tmp_path, monkeypatch):

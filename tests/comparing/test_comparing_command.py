@@ -9,6 +9,7 @@ from dal_jax.comparing.plan import configure, parse_noise
 from dal_jax.comparing.progress import Progress
 from dal_jax.comparing.study import Study
 from dal_jax.config import TrainConfig
+from dal_jax.errors import InputError
 
 # ml_collections imports configurations by it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
@@ -181,6 +182,22 @@ def test_a_summary_that_was_torn_by_a_crash_is_no_result(tmp_path):
     study.workdir(run.name).mkdir(parents=True)
     (study.workdir(run.name) / "summary.json").write_text('{"test_accuracy_last": 0.')
     assert study.row(run) is None
+    assert not study.finished(run.name)
+    (study.workdir(run.name) / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
+    assert study.curve(run) == [{"epoch": 1}]
+    study.mark.write_text('{"config": {"num_ep')
+    with pytest.raises(InputError, match=r"comparison\.json is damaged"):
+        study.check(TrainConfig())
+
+
+def test_a_scheduler_that_does_not_answer_is_one_line(compare, tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("dal_jax.comparing.engine_dask._PATIENCE", 0.2)
+    outcome = compare(tmp_path / "c", "--engine=dask", "--scheduler=tcp://127.0.0.1:9")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err.count("\n") == 1
+    assert "no Dask scheduler answers at 'tcp://127.0.0.1:9'" in outcome.err
+    assert not (tmp_path / "c").exists()
 
 
 class Screen:

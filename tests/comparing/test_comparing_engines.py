@@ -152,16 +152,6 @@ def test_a_process_that_does_not_see_the_directory_says_so(tmp_path):
         train(jobs[0])
 
 
-def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
-    pytest.importorskip("distributed")
-    from dal_jax.comparing import engine_dask
-
-    monkeypatch.setattr(engine_dask, "_PATIENCE", 0.2)
-    _, _, jobs = jobs_of(tmp_path / "c")
-    with pytest.raises(InputError, match="no Dask scheduler answers at 'tcp://127"):
-        engine_dask.run_dask(jobs, "tcp://127.0.0.1:9", lambda *_: None, print)
-
-
 def test_cores_are_shared_without_overlap():
     assert shares([0, 1, 2, 3], 4) == [[0], [1], [2], [3]]
     of_three = shares(list(range(7)), 3)

@@ -1,5 +1,6 @@
 """Memory or stream, unreadable images, and the cache on disk."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,16 @@ def test_size_decides_where_images_live(root, monkeypatch):
     assert load(root, train_size=9).train.in_memory
     assert load(root, image_size=8).train.in_memory
     assert streamed.input_shape == (70, 80, 3)
+
+
+def test_a_missing_grain_is_noticed_before_anything_is_decoded(
+    root, decoded, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "grain", None)
+    with pytest.raises(InputError, match="grain, which is not installed"):
+        load(root, storage="stream")
+    assert len(decoded) == 1  # which tells the size of all
+    assert len(load(root).train) == 10  # what is in memory needs none
 
 
 def test_subset_decodes_only_itself(root, decoded):

@@ -156,6 +156,25 @@ def test_take_of_everything_is_the_record():
     assert_equal(make().take(np.arange(500)), make())
 
 
+def test_a_vocabulary_has_no_matrix(tmp_path):
+    clean = np.array([0, 5, 131_071])
+    record = NoiseRecord.count(
+        clean[::-1],
+        clean,
+        np.arange(3),
+        num_classes=131_072,
+        nominal_rate=0.5,
+        kind="given",
+        options={},
+    )
+    assert record.transition_matrix is None
+    assert record.realised_rate == 2 / 3
+    record.take([0, 2]).save(tmp_path / "noise.npz")
+    loaded = NoiseRecord.load(tmp_path / "noise.npz")
+    assert (loaded.num_classes, loaded.realised_rate) == (131_072, 1.0)
+    assert loaded.noisy_labels.tolist() == [131_071, 0]
+
+
 def test_one_array_is_no_record(tmp_path):
     np.save(tmp_path / "noise.npy", LABELS)
     (tmp_path / "noise.npy").rename(tmp_path / "noise.npz")

@@ -17,6 +17,7 @@ from flax import linen, nnx
 from dal_jax import data, losses, models, recipe, training
 from dal_jax.config import DatasetConfig, ModelConfig, TrainConfig
 from dal_jax.errors import InputError
+from dal_jax.noise import NoiseRecord
 from dal_jax.training.state import TrainState
 from dal_jax.training.step import update_average
 
@@ -151,21 +152,58 @@ def test_predictions_are_those_of_the_evaluation_whatever_the_batch():
         np.testing.assert_allclose(part, logits[:count], rtol=1e-6, atol=1e-6)
 
 
+class Source:
+    """The inputs, one at a time."""
+
+    def __init__(self):
+        self._inputs = make_data()[0]
+        self.shape, self.dtype = self._inputs.shape[1:], self._inputs.dtype
+
+    def __len__(self):
+        return len(self._inputs)
+
+    def __getitem__(self, position):
+        return self._inputs[position]
+
+
 def test_streamed_inputs_train_as_those_in_memory():
-    inputs, labels = make_data()
-
-    class Source:
-        shape, dtype = inputs.shape[1:], inputs.dtype
-
-        def __len__(self):
-            return len(inputs)
-
-        def __getitem__(self, position):
-            return inputs[position]
-
-    in_memory, streamed = fit(), fit(train=data.Split(Source(), labels))
+    in_memory, streamed = fit(), fit(train=data.Split(Source(), make_data()[1]))
     for one, other in zip(in_memory.metrics, streamed.metrics, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-6)
+
+
+def test_without_grain_a_stream_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "grain", None)
+    with pytest.raises(InputError, match="grain, which is not installed"):
+        fit(train=data.Split(Source(), make_data()[1]), workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_examples_with_several_labels_have_clean_ones(tmp_path):
+    inputs, labels = make_data(60)
+    given = data.Split(
+        inputs.reshape(20, 3, 5),
+        labels.reshape(20, 3),
+        clean_labels=(labels.reshape(20, 3) + np.array([0, 0, 1])) % 3,
+    )
+    # Labels below 0 are padding.
+    given.labels[:, 0] = -1
+
+    def loss(logits, labels, step):
+        kept = labels >= 0
+        return losses.ce(logits, jnp.maximum(labels, 0), where=kept)
+
+    result = fit(train=given, loss=loss, num_epochs=1, workdir=tmp_path)
+    matrix = NoiseRecord.load(tmp_path / "noise.npz").transition_matrix
+    np.testing.assert_array_equal(matrix, result.plan.record.transition_matrix)
+    shown = given.labels[:, 1:], given.clean_labels[:, 1:]
+    for i in range(3):
+        of_class = shown[0][shown[1] == i]
+        np.testing.assert_allclose(
+            matrix[i], np.bincount(of_class, minlength=3) / len(of_class)
+        )
 
 
 def test_a_workdir_goes_on_with_the_same_objects_and_refuses_others(tmp_path):
@@ -230,6 +268,13 @@ def test_a_finished_run_is_given_back_as_it_is(tmp_path):
     assert written == {
         p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()
     }
+    inputs = json.loads((tmp_path / "preprocessing.json").read_text())
+    named = ("class_names", "input_shape", "input_dtype")
+    assert inputs.keys() >= {*named, "size", "channels", "mean", "std"}
+    # One that a crash has torn is written again.
+    (tmp_path / "summary.json").write_text(json.dumps(first.summary)[:-30])
+    assert untimed([fit(workdir=tmp_path).summary]) == untimed([first.summary])
+    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 12
 
 
 def test_a_callback_ends_the_run(tmp_path):
@@ -318,6 +363,12 @@ def test_an_interrupt_is_an_ordinary_one_and_the_run_goes_on(tmp_path):
     [
         ({"model": 3}, "the model is a int"),
         ({"loss": "dal"}, "the loss is a str"),
+        ({"optimizer": optax.sgd}, "the optimizer is sgd: expected an optax grad"),
+        ({"seed": -1}, "the seed of initialization is -1: expected 0 to 4294967295"),
+        ({"train": (make_data()[0].astype(str), make_data()[1])}, "inputs are <U"),
+        ({"train": (make_data()[0] * 1j, make_data()[1])}, "gives complex64 logits"),
+        ({"train": ([[1.0, 2.0], [3.0]], [0, 1])}, "inputs are no array"),
+        ({"train": (make_data()[0], make_data()[1] - 1)}, "labels go down to -1"),
         ({"train": 3}, r"data is a int: expected \(inputs, labels\)"),
         ({"batch_size": 65}, "batch_size=65 is larger than the training set of 64"),
         ({"num_epochs": -1}, "num_epochs=-1 is out of range"),
