@@ -5,7 +5,7 @@ r"""A backbone trained on one half of CIFAR-10's classes, fine-tuned on the othe
 
 ResNet-18 learns five classes from clean labels (10,000 images at SIZE x SIZE pixels, 8
 epochs, seed 0), and its weights are written under timm's names. The other five classes
-have 1,000 training images with 40 % symmetric noise, and 15 epochs. They are learnt
+have 1,000 training images with 40 % symmetric noise, and 10 epochs. They are learnt
 from scratch, from the weights (the learning rate below the last layer is a tenth), and
 with the backbone frozen. The seeds are of these runs, all of which have the same
 weights. Test images are the other classes' own. Finished runs are not repeated, so the
@@ -88,7 +88,7 @@ def configure(
         seed=seed,
         num_epochs=epochs,
         batch_size=100,
-        eval_every=5,
+        eval_every=epochs,
         train_eval_size=0,
         checkpoint_every=epochs,
     )
@@ -122,7 +122,7 @@ def write_weights(workdir: Path) -> Path:
 
 def run(workdir: Path, way: str, loss: str, seed: int, weights: Path) -> float:
     """Returns the accuracy on the second half's test images at the last epoch."""
-    config = configure(workdir, "target", loss, seed, 0.4, epochs=15)
+    config = configure(workdir, "target", loss, seed, 0.4, epochs=10)
     if way != "from scratch":
         config.model.weights = str(weights)
     config.model.freeze = _WAYS[way].get("freeze")
