@@ -8,8 +8,8 @@ epochs, seed 0), and its weights are written under timm's names. The other five 
 have 1,000 training images with 40 % symmetric noise, and 10 epochs. They are learnt
 from scratch, from the weights (the learning rate below the last layer is a tenth), and
 with the backbone frozen. The seeds are of these runs, all of which have the same
-weights. 2,000 test images are of the classes that were learnt. Finished runs are not repeated, so the
-same command continues a study that was stopped.
+weights. 2,000 test images are of the classes that were learnt. Finished runs are not
+repeated, so the same command continues a study that was stopped.
 """
 
 import itertools
