@@ -161,10 +161,11 @@ def annotated(
     )
     pairs, kappa = agreement(given, num_classes)
     number = np.mean(np.sum(given != MISSING, axis=1))
-    line = (
-        f"{given.shape[1]} annotators, {number:.2f} labels an example on average: "
-        f"{pairs:.1%} of pairs agree, Fleiss' kappa {kappa:.3f}"
-    )
+    line = f"{given.shape[1]} annotators, {number:.2f} labels an example on average: "
+    if np.isnan(pairs):
+        line += "no example has two, so how far they agree is not known"
+    else:
+        line += f"{pairs:.1%} of pairs agree, Fleiss' kappa {kappa:.3f}"
     return split, line
 
 

@@ -12,6 +12,9 @@ from dal_jax.data.images import EncodedImages, stack
 from dal_jax.data.split import InputSource, Split
 from dal_jax.errors import InputError
 
+# How many batches a thread may be ahead.
+_AHEAD = 2
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batches:
@@ -32,7 +35,7 @@ class _Batches:
 
 
 def stream(
-    split: Split, order: np.ndarray, *, workers: int | None = None, prefetch: int = 2
+    split: Split, order: np.ndarray, *, workers: int | None = None
 ) -> Iterator[np.ndarray]:
     """Yields the inputs of every step, in the order given, read ahead of time.
 
@@ -43,7 +46,6 @@ def stream(
       order: ints ``[steps, batch]``, positions in the split.
       workers: threads that read and decode; default one per core. With 0 a batch is
         read when it is needed.
-      prefetch: how many batches a thread may be ahead.
 
     Yields:
       ``[batch, ...]``, of images uint8 ``[batch, H, W, C]``.
@@ -70,13 +72,7 @@ def stream(
             f"order has positions {order.min()} to {order.max()}, expected 0 to "
             f"{len(split) - 1}: it belongs to another split"
         )
-    return _stream(split, order, cores() if workers is None else workers, prefetch)
-
-
-def _stream(
-    split: Split, order: np.ndarray, threads: int, prefetch: int
-) -> Iterator[np.ndarray]:
-    yield from _read_ahead(_Batches(split.inputs, order), threads, prefetch)
+    return _read_ahead(_Batches(split.inputs, order), workers)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,7 +114,6 @@ def readable(
     *,
     positions: np.ndarray | None = None,
     workers: int | None = None,
-    prefetch: int = 2,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
     """Yields images in their order, read ahead of time, and says which do not decode.
 
@@ -128,7 +123,6 @@ def readable(
       batch_size: images that are read together.
       positions: those to read, in this order; None for all.
       workers: see :func:`stream`.
-      prefetch: see :func:`stream`.
 
     Yields:
       Of each batch the positions ``[B]`` that decode to the shape, their pixels uint8
@@ -136,13 +130,14 @@ def readable(
     """
     positions = np.arange(len(images)) if positions is None else positions
     source = _Readable(images, tuple(shape), batch_size, positions)
-    yield from _read_ahead(source, cores() if workers is None else workers, prefetch)
+    return _read_ahead(source, workers)
 
 
-def _read_ahead(source: Any, threads: int, prefetch: int) -> Iterator[Any]:
+def _read_ahead(source: Any, workers: int | None) -> Iterator[Any]:
     grain = import_grain()
+    threads = cores() if workers is None else workers
     options = grain.ReadOptions(
-        num_threads=threads, prefetch_buffer_size=threads * prefetch
+        num_threads=threads, prefetch_buffer_size=_AHEAD * threads
     )
     yield from grain.MapDataset.source(source).to_iter_dataset(options)
 

@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -56,27 +55,26 @@ def thumbnail(pixels: np.ndarray) -> str:
     return _data_uri(kind, buffer.getvalue())
 
 
-def line(values: np.ndarray, width: float = 100.0, height: float = 24.0) -> str:
-    """Returns the points of an SVG polyline through values in [0, 1], 1 at the top.
+def line(values: np.ndarray) -> str:
+    """Returns points of an SVG polyline, 100 by 24, of values in [0, 1].
 
     Example:
       >>> line(np.array([0.0, 0.5, 1.0]))
       '0,24 50,12 100,0'
     """
-    places = np.linspace(0, width, len(values)) if len(values) > 1 else [width]
-    heights = height * (1 - np.clip(np.nan_to_num(values), 0, 1))
+    places = np.linspace(0, 100, len(values)) if len(values) > 1 else [100]
+    heights = 24 * (1 - np.clip(np.nan_to_num(values), 0, 1))
     return " ".join(
         f"{round(float(x), 1):g},{round(float(y), 1):g}"
         for x, y in zip(places, heights, strict=True)
     )
 
 
-def heat_map(matrix: np.ndarray, class_names: Sequence[str]) -> str:
+def heat_map(matrix: np.ndarray) -> str:
     """Returns the shares off the diagonal of a large matrix, as a PNG's data URI.
 
     Args:
       matrix: floating ``[K, K]``, rows the true classes; nan where nothing is known.
-      class_names: ``K`` of them; with many, the numbers stand for them.
     """
     # Without pyplot there is no global state and no display to look for.
     from matplotlib.figure import Figure

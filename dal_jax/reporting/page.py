@@ -93,7 +93,7 @@ def render(page: AuditPage) -> str:
         ],
         matrix=_matrix(page) if len(names) <= _MOST_IN_TABLE else None,
         picture=(
-            figures.heat_map(page.transition_matrix, names)
+            figures.heat_map(page.transition_matrix)
             if len(names) > _MOST_IN_TABLE
             else None
         ),
