@@ -20,7 +20,7 @@ def lines(path):
 
 
 def test_five_kills_leave_no_trace(start_training, tmp_path, check_same_run, small):
-    arguments = (*small, "--config.num_epochs=60")
+    arguments = (*small, "--config.num_epochs=24")
     workdir = tmp_path / "run"
 
     def saving():
@@ -52,12 +52,12 @@ def test_five_kills_leave_no_trace(start_training, tmp_path, check_same_run, sma
 def test_signals_in_the_middle_of_an_epoch(
     start_training, command, tmp_path, check_same_run
 ):
-    # 1,297 steps an epoch, and many epochs, so that a signal meets it in one.
+    # 1,297 steps an epoch, and some epochs, so that a signal meets it in one.
     arguments = (
         "--config.model.name=mlp",
         "--config.model.hidden=16",
         "--config.batch_size=1",
-        "--config.num_epochs=20",
+        "--config.num_epochs=10",
         "--config.optimizer.learning_rate=0.001",
     )
     workdir = tmp_path / "run"
@@ -78,7 +78,7 @@ def test_signals_in_the_middle_of_an_epoch(
         assert "Traceback" not in process.err
         last = process.err.splitlines()[-1]
         assert re.fullmatch(
-            r"error: stopped at step \d+ of 25940 and saved; "
+            r"error: stopped at step \d+ of 12970 and saved; "
             "the same command goes on from here",
             last,
         )

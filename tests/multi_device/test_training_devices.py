@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("train_cases.py")
 CASES = ["cnn", "mixed", "residual", "streamed"]
 # Each in two ways, and one with the classes shared as well.
@@ -77,7 +76,8 @@ def killed(out, start_two):
 
     def start():
         return start_two(
-            ROOT / "train.py",
+            SCRIPT,
+            "command",
             f"--config={SCRIPT}",
             f"--workdir={workdir}",
             "--nocompilation_cache",

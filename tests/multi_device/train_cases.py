@@ -3,6 +3,7 @@
     train_cases.py one OUT IMAGES                 every case, in the first way
     train_cases.py many OUT IMAGES                every case, in every way
     train_cases.py two OUT IMAGES ADDRESS NUMBER  as one of two processes
+    train_cases.py command FLAGS                  the training command, less patient
 
 It is a configuration file as well, of the run that is killed.
 """
@@ -35,7 +36,7 @@ def case(loss: str, model: ModelConfig, epochs: int = 2, **dataset) -> TrainConf
 
 def get_config() -> TrainConfig:
     """Returns a run that lasts long enough to be killed."""
-    return case("dal", ModelConfig("mlp", hidden=(8,)), epochs=30)
+    return case("dal", ModelConfig("mlp", hidden=(8,)), epochs=16)
 
 
 # Batch norm over images of one pixel makes differences grow tenfold a step: two steps.
@@ -126,8 +127,26 @@ def train_as_one_of_two(out: Path, images: Path, address: str, number: int) -> N
         train(name, way, workdir, images)
 
 
+def train_by_command(*flags: str) -> None:
+    """Runs the training command, which waits a third as long for processes that died."""
+    import jax
+
+    from dal_jax.commands.train import main
+
+    initialize = jax.distributed.initialize
+
+    def less_patient(*, shutdown_timeout_seconds, **given):
+        initialize(shutdown_timeout_seconds=shutdown_timeout_seconds // 3, **given)
+
+    jax.distributed.initialize = less_patient
+    main([__file__, *flags])
+
+
 def main() -> None:
     """Does what the command line says."""
+    if sys.argv[1] == "command":
+        train_by_command(*sys.argv[2:])
+        return
     what, out, images = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     if what == "two":
         train_as_one_of_two(out, images, sys.argv[4], int(sys.argv[5]))
