@@ -4,6 +4,7 @@ import importlib.util
 import re
 import runpy
 import tempfile
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -18,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 # The site runs these; the others are programs with flags, tested where they belong.
 PAGES = [x for x in EXAMPLES.glob("*.py") if x.read_text().startswith("# %%")]
-BLOCK = re.compile(r"<!-- test: (\w+) -->\n```python\n(.*?)```", re.S)
+BLOCK = re.compile(r"<!-- test: (\w+) -->\n *```python\n(.*?)```", re.S)
 BLOCKS = {
-    f"{page}-{name}": code
-    for page in ("quickstart", "migration")
+    f"{page}-{name}": textwrap.dedent(code)
+    for page in ("quickstart", "migration", "extending")
     for name, code in BLOCK.findall((ROOT / f"docs/{page}.md").read_text())
 }
 
