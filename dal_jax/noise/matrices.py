@@ -3,7 +3,7 @@
 Row ``i`` of a transition matrix ``T`` holds ``P(noisy label = j | label = i)``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -151,6 +151,21 @@ def pair_flip_matrix(num_classes: int, rate: float) -> np.ndarray:
     return asymmetric_matrix((np.arange(num_classes) + 1) % num_classes, rate)
 
 
+# Kinds that the number of classes and a rate describe. A name here is all that the
+# command line, its help and the tests need.
+_BY_RATE: dict[str, Callable[[int, float], np.ndarray]] = {
+    "none": lambda num_classes, rate: np.eye(num_classes),
+    "symmetric": symmetric_matrix,
+    "symmetric_other": symmetric_other_matrix,
+    "asymmetric_blocks": lambda num_classes, rate: asymmetric_matrix(
+        blocks_of_five(num_classes), rate
+    ),
+    "pair_flip": pair_flip_matrix,
+}
+# "asymmetric" has a class map as well.
+CLASS_CONDITIONAL = (*_BY_RATE, "asymmetric")
+
+
 def matrix_of(
     kind: str,
     num_classes: int,
@@ -177,16 +192,9 @@ def matrix_of(
       >>> matrix_of("pair_flip", 2, 0.25).tolist()
       [[0.75, 0.25], [0.25, 0.75]]
     """
-    matrices = {
-        "none": lambda: np.eye(num_classes),
-        "symmetric": lambda: symmetric_matrix(num_classes, rate),
-        "symmetric_other": lambda: symmetric_other_matrix(num_classes, rate),
-        "asymmetric": lambda: asymmetric_matrix(resolve(class_map, num_classes), rate),
-        "asymmetric_blocks": lambda: asymmetric_matrix(
-            blocks_of_five(num_classes), rate
-        ),
-        "pair_flip": lambda: pair_flip_matrix(num_classes, rate),
-    }
-    if kind not in matrices:
-        raise unknown_name("class-conditional noise kind", kind, matrices)
-    return matrices[kind]()
+    if kind == "asymmetric":
+        return asymmetric_matrix(resolve(class_map, num_classes), rate)
+    if kind not in _BY_RATE:
+        known = ("asymmetric", *_BY_RATE)
+        raise unknown_name("class-conditional noise kind", kind, known)
+    return _BY_RATE[kind](num_classes, rate)

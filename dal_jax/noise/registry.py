@@ -11,21 +11,15 @@ from dal_jax.noise import files
 from dal_jax.noise.checks import check_index, check_labels, check_rate, check_seed
 from dal_jax.noise.class_maps import resolve
 from dal_jax.noise.instance import instance_dependent
-from dal_jax.noise.matrices import check_transition_matrix, matrix_of
+from dal_jax.noise.matrices import (
+    CLASS_CONDITIONAL,
+    check_transition_matrix,
+    matrix_of,
+)
 from dal_jax.noise.record import NoiseRecord
 from dal_jax.noise.transition import from_transition_matrix
 
-_KINDS = (
-    "none",
-    "symmetric",
-    "symmetric_other",
-    "asymmetric",
-    "asymmetric_blocks",
-    "pair_flip",
-    "transition_matrix",
-    "instance",
-    "file",
-)
+_KINDS = (*CLASS_CONDITIONAL, "transition_matrix", "instance", "file")
 
 
 def kinds() -> tuple[str, ...]:

@@ -128,7 +128,7 @@ def train_as_one_of_two(out: Path, images: Path, address: str, number: int) -> N
 
 
 def train_by_command(*flags: str) -> None:
-    """Runs the training command, which waits a third as long for processes that died."""
+    """Runs the training command, three times less patient with dead processes."""
     import jax
 
     from dal_jax.commands.train import main
