@@ -90,6 +90,7 @@ def main() -> None:
             print(json.dumps(row), flush=True)
             if arguments.text:
                 file = Path(arguments.text) / f"{name}-{arguments.target}-{mesh}.txt"
+                file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(program.as_text())
             if arguments.out:
                 write(result, Path(arguments.out))
