@@ -194,7 +194,7 @@ def test_a_wrong_name_is_noticed(monkeypatch):
 FIGURES = {
     "README.md": "digits_study/results.md",
     "docs/losses.md": "digits_losses.md",
-    "docs/recipes.md": "cifar10_small.md data_as_it_is.md",
+    "docs/recipes.md": "cifar10_small.md data_as_it_is.md finetuning.md",
 }
 
 
