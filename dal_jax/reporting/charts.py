@@ -155,16 +155,16 @@ def path(x: np.ndarray, y: np.ndarray) -> str:
     return "".join(parts) + ("h0" if len(parts) == 1 else "")
 
 
-def ticks(low: float, high: float) -> list[float]:
-    """Returns up to five round numbers within a range.
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Returns round numbers within a range.
 
     Example:
       >>> ticks(0.0, 1.0), ticks(0.3, 2.2)
       ([0.0, 0.25, 0.5, 0.75, 1.0], [0.5, 1.0, 1.5, 2.0])
     """
     span = high - low
-    unit = 10.0 ** math.floor(math.log10(span / 5))
-    factor = next(f for f in (1, 2, 2.5, 5, 10, 20) if span / (f * unit) <= 4)
+    unit = 10.0 ** math.floor(math.log10(span / most))
+    factor = next(f for f in (1, 2, 2.5, 5, 10, 20) if span / (f * unit) <= most - 1)
     step = factor * unit
     first = math.ceil(low / step - 1e-9)
     count = math.floor(high / step + 1e-9) - first + 1
