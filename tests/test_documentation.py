@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dal_jax import cli, commands
+from dal_jax import cli, commands, losses, models, noise
+from dal_jax.data import loading
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
 
@@ -189,6 +190,27 @@ def test_a_wrong_name_is_noticed(monkeypatch):
         check_command("train", words[2:], monkeypatch)
     with pytest.raises(AssertionError):
         check_benchmark("benchmarks/losses.py", ["--secnods=3"])
+
+
+NAMES = {
+    "losses": losses.names(),
+    "noise": noise.kinds(),
+    "data": loading.names(),
+    "models": models.names(),
+}
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_a_page_has_every_name_of_its_family(page):
+    text = text_of(ROOT / "docs" / f"{page}.md")
+    first_cells = " ".join(re.findall(r"^\|([^|]*)\|", text, flags=re.M))
+    assert set(NAMES[page]) <= set(re.findall(r"`(\w+)`", first_cells))
+
+
+def test_the_number_of_losses():
+    number = len(losses.names())
+    assert f"{number} losses" in text_of(ROOT / "README.md")
+    assert f"DAL and {number - 1} others" in text_of(ROOT / "docs/comparison.md")
 
 
 FIGURES = {
