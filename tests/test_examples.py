@@ -69,6 +69,7 @@ def test_every_example_is_short():
     assert max(lines.values()) < 100, lines
 
 
+@pytest.mark.slow
 def test_the_language_model_learns():
     program = runpy.run_path(str(EXAMPLES / "language_model.py"))
     first, *_, last = program["train"]("dal", 0.2, 0, 10_240, q_end=0.5)

@@ -99,6 +99,15 @@ def test_what_another_program_wrote_is_left_alone(flags, command, tiny, tmp_path
     assert contents(tmp_path) == before
 
 
+@pytest.fixture
+def answers_sigint():
+    """A shell starts processes in the background that ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("answers_sigint")
 def test_a_library_call_leaves_the_process_alone_and_can_be_interrupted(
     tmp_path, monkeypatch
 ):

@@ -239,8 +239,12 @@ def test_small_networks_learn(name, sizes):
     ("block", "small_images", "dtype"),
     [
         (resnet.BasicBlock, True, jnp.bfloat16),
-        (resnet.PreActivationBlock, True, jnp.float32),
-        (resnet.BottleneckBlock, False, jnp.float32),
+        pytest.param(
+            *(resnet.PreActivationBlock, True, jnp.float32), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            *(resnet.BottleneckBlock, False, jnp.float32), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_resnets_learn(block, small_images, dtype):

@@ -1,7 +1,7 @@
 """Trains small cases in a process that the tests start.
 
-    train_cases.py one OUT IMAGES                 every case, in the first way
-    train_cases.py many OUT IMAGES                every case, in every way
+    train_cases.py one OUT IMAGES CASES           these cases, in the first way
+    train_cases.py many OUT IMAGES CASES          these cases, in every way
     train_cases.py two OUT IMAGES ADDRESS NUMBER  as one of two processes
     train_cases.py command FLAGS                  the training command, less patient
 
@@ -151,7 +151,7 @@ def main() -> None:
     if what == "two":
         train_as_one_of_two(out, images, sys.argv[4], int(sys.argv[5]))
         return
-    for name in CASES:
+    for name in filter(None, sys.argv[4].split(",")):
         for way in ways_of(name) if what == "many" else ["jit"]:
             train(name, way, out / f"{name}, {way}", images)
     if what == "many":

@@ -168,7 +168,7 @@ def test_runs_that_differ_in_their_seeds_have_one_program(monkeypatch):
     assert programs[0] == programs[1]
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_programs_of_fixed_length_train_the_same(mode, monkeypatch, tmp_path):
     """What runs on GPU and TPU: lax.scan over rows, here 4, and what is left."""
     entries = {}
