@@ -107,11 +107,12 @@ def shift_hue(image: jax.Array, shift: jax.Array | float) -> jax.Array:
     value, low = image.max(axis=-1), image.min(axis=-1)
     chroma = value - low
     divisor = jnp.where(chroma > 0, chroma, 1)
+    # Not "value == red": a compiler may compute a channel twice, with other roundings.
     sector = jnp.where(
-        value == red,
+        (red >= green) & (red >= blue),
         (green - blue) / divisor,
         jnp.where(
-            value == green,
+            green >= blue,
             2 + (blue - red) / divisor,
             4 + (red - green) / divisor,
         ),
