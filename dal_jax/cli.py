@@ -63,13 +63,8 @@ def run_command(
     except ModuleNotFoundError as error:
         if (error.name or "dal_jax").startswith("dal_jax"):
             raise  # a mistake in this package
-        end(
-            InputError(
-                f"{error.name} is not installed: expected what dal_jax depends on; "
-                "install it"
-            ),
-            2,
-        )
+        missing = f"{error.name} is not installed: expected what dal_jax depends on"
+        end(InputError(f"{missing}; install it"), 2)
     except KeyboardInterrupt:
         # Nothing to save yet, or the second signal.
         end(RuntimeError("interrupted"), 130)

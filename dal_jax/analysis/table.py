@@ -140,4 +140,4 @@ def read_corrections(
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + ", ..." * (len(names) > 10)
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

@@ -151,8 +151,7 @@ def pair_flip_matrix(num_classes: int, rate: float) -> np.ndarray:
     return asymmetric_matrix((np.arange(num_classes) + 1) % num_classes, rate)
 
 
-# Kinds that the number of classes and a rate describe. A name here is all that the
-# command line, its help and the tests need.
+# Kinds that the number of classes and a rate describe; all else finds them here.
 _BY_RATE: dict[str, Callable[[int, float], np.ndarray]] = {
     "none": lambda num_classes, rate: np.eye(num_classes),
     "symmetric": symmetric_matrix,

@@ -286,11 +286,9 @@ def summary(dynamics: Dynamics) -> dict[str, np.ndarray]:
         }
     early_log_p, late_log_p = host.log_probabilities
     predicted = np.argmax(late_log_p, axis=1).astype(np.int32)
-    total = early_log_p + late_log_p
     return means | {
         "late_predicted_class": np.where(late[:, _SEEN] > 0, predicted, -1),
-        # In place: of a million examples and 100 classes an array is 400 MB.
-        "mean_log_probability": _mean(total, both, out=total),
+        "mean_log_probability": _mean(early_log_p + late_log_p, both),
         "early_mean_log_probability": _mean(early_log_p, early),
     }
 
@@ -307,9 +305,7 @@ def _filled(history: np.ndarray) -> np.ndarray:
     return history
 
 
-def _mean(
-    total: np.ndarray, sums: np.ndarray, out: np.ndarray | None = None
-) -> np.ndarray:
+def _mean(total: np.ndarray, sums: np.ndarray) -> np.ndarray:
     seen = sums[:, _SEEN].reshape(-1, *(1,) * (total.ndim - 1))
-    with np.errstate(invalid="ignore"):  # 0 / 0 is nan: a mean over nothing
-        return np.divide(total, seen, out=out)
+    empty = np.full_like(total, np.nan)
+    return np.divide(total, seen, out=empty, where=seen > 0)

@@ -14,10 +14,6 @@ from dal_jax.training import leaves
 
 PyTree = Any
 
-# An array is compressed a chunk at a time. In one piece, what was seen of a million
-# examples of 100 classes (0.8 GB) costs half a gigabyte more while it is saved.
-_CHUNK_BYTES = 2**25
-
 
 class Store:
     """The checkpoints in a directory: the newest few and the best by a metric."""
@@ -97,11 +93,8 @@ class Store:
         """Begins to save; returns when the arrays may be changed again."""
         import orbax.checkpoint as ocp
 
-        in_chunks = ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES)
-        how = jax.tree.map(lambda _: in_chunks, arrays)
         items = ocp.args.Composite(
-            arrays=ocp.args.StandardSave(arrays, how),
-            digest=ocp.args.JsonSave(digest),
+            arrays=ocp.args.StandardSave(arrays), digest=ocp.args.JsonSave(digest)
         )
         self.open().save(step, metrics=metrics, args=items, force=True)
 

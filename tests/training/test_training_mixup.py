@@ -103,6 +103,33 @@ def test_what_is_gathered_is_of_the_examples_as_they_are():
     assert result.metrics[-1]["train_loss"] != pytest.approx(float(plain), rel=1e-3)
 
 
+def test_every_step_and_every_seed_has_a_share_of_its_own():
+    """Of two examples: the squares of their labels tell the share, in any order."""
+    network = (
+        lambda key: ({"w": jnp.zeros((2, 2))}, {}),
+        lambda params, state, inputs, train: (inputs @ params["w"], state),
+    )
+
+    def squares(logits, labels, step):
+        return jnp.sum(labels**2 + 0 * logits, axis=-1)
+
+    shares = [
+        entry["train_loss"]
+        for seed in (0, 1)
+        for entry in fit(
+            network,
+            (INPUTS[:2], np.array([0, 1])),
+            loss=squares,
+            optimizer=optax.sgd(0.0),
+            num_epochs=3,
+            batch_size=2,
+            seed=seed,
+            mixup=1.0,
+        ).metrics
+    ]
+    assert len(set(shares)) == 6
+
+
 def test_the_loss_alone_is_given_distributions():
     """Shares that contradict the labels: the network learns the shares."""
     shares = np.eye(CLASSES, dtype=np.float32)[(LABELS + 1) % CLASSES]
