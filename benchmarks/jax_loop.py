@@ -102,8 +102,9 @@ def flops_per_image(case: Case) -> float:
     params, model_state = jax.eval_shape(network.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((8, *case.image_shape), jnp.float32)
     forward = jax.jit(lambda *args: network.apply(*args, True)[0])
-    # Before it is compiled: XLA cannot count what it hands to a GPU's libraries.
-    cost: Any = forward.lower(params, model_state, images).cost_analysis()
+    # For a CPU: XLA does not count what it hands to a GPU's libraries.
+    with jax.default_device(jax.devices("cpu")[0]):
+        cost: Any = forward.lower(params, model_state, images).cost_analysis()
     return 3 * cost["flops"] / images.shape[0]
 
 
