@@ -224,7 +224,9 @@ def make_loss(
     )
 
 
-def make_optimizer(config: OptimizerConfig, num_epochs: int, steps_per_epoch: int):
+def make_optimizer(
+    config: OptimizerConfig, num_epochs: int, steps_per_epoch: int
+) -> tuple[optax.GradientTransformationExtraArgs, optax.Schedule]:
     """Returns the optax transformation that a configuration names, and its rate."""
     learning_rate = optimizers.learning_rate_schedule(
         config.schedule,

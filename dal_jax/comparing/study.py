@@ -40,8 +40,8 @@ class Study:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path).absolute()
-        self.mark = self.path / "comparison.json"
+        self.path: Path = Path(path).absolute()
+        self.mark: Path = self.path / "comparison.json"
 
     def begin(self, base: TrainConfig) -> None:
         """Makes the directory this comparison's; raises as :meth:`check` does."""

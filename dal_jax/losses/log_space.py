@@ -19,11 +19,14 @@ any arithmetic. A label outside ``[0, num_classes)`` gives NaN, never a wrong nu
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import chex
 import jax
 import jax.numpy as jnp
+
+Value = TypeVar("Value")
 
 
 def prepare(
@@ -102,7 +105,14 @@ def mask(loss: jax.Array, where: jax.typing.ArrayLike | None) -> jax.Array:
     return loss if where is None else jnp.where(where, loss, 0)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def custom_jvp(
+    *nondiff_argnums: int,
+) -> Callable[[Callable[..., Value]], jax.custom_jvp[Value]]:
+    """Decorates as ``jax.custom_jvp``; through ``partial`` the type would be lost."""
+    return functools.partial(jax.custom_jvp, nondiff_argnums=nondiff_argnums)
+
+
+@custom_jvp(1)
 def log_probs(logits: jax.Array, axis: int) -> jax.Array:
     """Log-softmax whose gradient and products with ``p`` stay finite at ``-inf``."""
     below = logits - jnp.max(logits, axis, keepdims=True)
@@ -139,7 +149,7 @@ def entropy(log_p: jax.Array, axis: int) -> jax.Array:
     return -jnp.sum(jnp.exp(log_p) * log_p, axis)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@custom_jvp(0)
 def _pick(axis: int, values: jax.Array, labels: jax.Array) -> jax.Array:
     if jax.typeof(values).sharding.spec[axis] is not None:
         # With explicit axes, a gather along them would have to name its result's.

@@ -18,6 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 
+# Of ``(logits, labels, step, index, *captured)``: the loss of each row of a block.
+BlockLoss = Callable[..., jax.Array]
+
 
 class Head(NamedTuple):
     """What all rows share and the loss is differentiated by."""
@@ -75,9 +78,18 @@ def _block_numbers(rows: Rows) -> jax.Array:
     return jnp.arange(rows.hidden.shape[1])
 
 
-def _losses(of_block: Callable, head: Head, rows: Rows, step: Any) -> jax.Array:
+def losses_of_rows(of_block: BlockLoss, head: Head, rows: Rows, step: Any) -> jax.Array:
     """The loss of each row, ``[rows_of_a_block, number_of_blocks]``."""
+    return _losses(of_block, head, rows, step)
 
+
+def mean_over_rows(of_block: BlockLoss, head: Head, rows: Rows, step: Any) -> jax.Array:
+    """The mean loss of the rows that count."""
+    return _mean(of_block, head, rows, step)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _losses(of_block: BlockLoss, head: Head, rows: Rows, step: Any) -> jax.Array:
     def next_block(_, number):
         hidden, labels, index, kept = block(rows, number)
         logits = logits_of(head, hidden)
@@ -85,9 +97,6 @@ def _losses(of_block: Callable, head: Head, rows: Rows, step: Any) -> jax.Array:
         return None, loss if kept is None else jnp.where(kept, loss, 0)
 
     return jax.lax.scan(next_block, None, _block_numbers(rows))[1].T
-
-
-losses_of_rows = jax.custom_vjp(_losses, nondiff_argnums=(0,))
 
 
 def _losses_forward(of_block, head, rows, step):
@@ -99,14 +108,12 @@ def _losses_backward(of_block, residuals, cotangents):
     return *_with_gradients(of_block, head, rows, step, cotangents)[1:], None
 
 
-losses_of_rows.defvjp(_losses_forward, _losses_backward)
+_losses.defvjp(_losses_forward, _losses_backward)
 
 
-def _mean(of_block: Callable, head: Head, rows: Rows, step: Any) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _mean(of_block: BlockLoss, head: Head, rows: Rows, step: Any) -> jax.Array:
     return jnp.sum(losses_of_rows(of_block, head, rows, step) * _weights(rows))
-
-
-mean_over_rows = jax.custom_vjp(_mean, nondiff_argnums=(0,))
 
 
 def _mean_forward(of_block, head, rows, step):
@@ -119,7 +126,7 @@ def _mean_backward(of_block, gradients, cotangent):
     return *jax.tree.map(lambda g: (cotangent * g).astype(g.dtype), gradients), None
 
 
-mean_over_rows.defvjp(_mean_forward, _mean_backward)
+_mean.defvjp(_mean_forward, _mean_backward)
 
 
 def _weights(rows: Rows) -> jax.Array:

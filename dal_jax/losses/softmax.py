@@ -43,7 +43,7 @@ class Sums(NamedTuple):
     moment: jax.Array | None
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@log_space.custom_jvp(0, 1)
 def label_and_entropy(
     axis: int, with_entropy: bool, logits: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array | None]:
@@ -95,7 +95,7 @@ def _tangents(axis, logits, labels, sums, d_logits):
     return d_log_p, sums.moment / sums.total * d_log_total - d_moment
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@log_space.custom_jvp(0, 1)
 def _sums(axis: int, with_entropy: bool, logits: jax.Array, labels: jax.Array) -> Sums:
     return jax.lax.platform_dependent(
         logits,

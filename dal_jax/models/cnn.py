@@ -20,6 +20,9 @@ class CNN(nnx.Module):
     layers as 2x2 and 32x32 images as 8x8 with the default two convolutions.
     """
 
+    convolutions: nnx.Dict[Convolution]
+    classifier: MLP
+
     def __init__(
         self,
         *,

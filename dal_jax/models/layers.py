@@ -59,6 +59,9 @@ class Linear(nnx.Module):
     of the logits multiplies in ``dtype`` and gives float32.
     """
 
+    kernel: nnx.Param[jax.Array]
+    bias: nnx.Param[jax.Array]
+
     def __init__(
         self,
         in_features: int,
@@ -70,7 +73,7 @@ class Linear(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.dtype = dtype
-        self.out_dtype = out_dtype or dtype
+        self.out_dtype: Any = out_dtype or dtype
         self.kernel = nnx.Param(
             initialization.kernel(rngs.params(), (in_features, out_features))
         )
@@ -90,6 +93,9 @@ class Linear(nnx.Module):
 
 class Convolution(nnx.Module):
     """A square convolution of odd side, zero padded by half of it."""
+
+    kernel: nnx.Param[jax.Array]
+    bias: nnx.Param[jax.Array] | None
 
     def __init__(
         self,
@@ -129,6 +135,11 @@ class BatchNorm(nnx.Module):
     the running statistics. All of it is computed in float32 and rounded to ``dtype``
     at the end. (Ioffe and Szegedy 2015, arXiv 1502.03167.)
     """
+
+    scale: nnx.Param[jax.Array]
+    bias: nnx.Param[jax.Array]
+    mean: nnx.BatchStat[jax.Array]
+    var: nnx.BatchStat[jax.Array]
 
     def __init__(
         self,
@@ -184,6 +195,9 @@ class LayerNorm(nnx.Module):
     variance of each example's features, in float32 and rounded to ``dtype`` at the
     end. (Ba, Kiros and Hinton 2016, arXiv 1607.06450.)
     """
+
+    scale: nnx.Param[jax.Array]
+    bias: nnx.Param[jax.Array]
 
     def __init__(
         self, features: int, *, epsilon: float = 1e-6, dtype: Any = jnp.float32

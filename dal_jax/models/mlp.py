@@ -20,6 +20,11 @@ class MLP(nnx.Module):
     ``dropout`` is the share of hidden units that a training step leaves out.
     """
 
+    dense: nnx.Dict[Linear]
+    norms: nnx.Dict[LayerNorm]
+    dropout: nnx.Dropout | None
+    head: Linear
+
     def __init__(
         self,
         *,

@@ -75,6 +75,12 @@ class _Block(nnx.Module):
 class BasicBlock(_Block):
     """Two 3x3 convolutions, each with batch norm, around a shortcut."""
 
+    convolution1: Convolution
+    norm1: BatchNorm
+    convolution2: Convolution
+    norm2: BatchNorm
+    shortcut: Shortcut
+
     def __init__(
         self, inputs: int, width: int, stride: int, *, rngs: nnx.Rngs, **common: Any
     ):
@@ -96,6 +102,14 @@ class BottleneckBlock(_Block):
     """1x1, 3x3 (which takes the stride) and 1x1 convolutions around a shortcut."""
 
     expansion = 4
+
+    convolution1: Convolution
+    norm1: BatchNorm
+    convolution2: Convolution
+    norm2: BatchNorm
+    convolution3: Convolution
+    norm3: BatchNorm
+    shortcut: Shortcut
 
     def __init__(
         self, inputs: int, width: int, stride: int, *, rngs: nnx.Rngs, **common: Any
@@ -120,6 +134,12 @@ class BottleneckBlock(_Block):
 
 class PreActivationBlock(_Block):
     """Batch norm and ReLU before each of two 3x3 convolutions; a clean shortcut."""
+
+    norm1: BatchNorm
+    convolution1: Convolution
+    norm2: BatchNorm
+    convolution2: Convolution
+    projection: Convolution | None
 
     def __init__(
         self, inputs: int, width: int, stride: int, *, rngs: nnx.Rngs, **common: Any
@@ -157,6 +177,11 @@ class ResNet(nnx.Module):
     inside of one block and every block's input.
     """
 
+    stem: Convolution
+    norm: BatchNorm
+    blocks: nnx.Dict[_Block]
+    head: Linear
+
     def __init__(
         self,
         block: type[BasicBlock | BottleneckBlock | PreActivationBlock],
@@ -179,7 +204,7 @@ class ResNet(nnx.Module):
         }
         self.small_images = small_images
         self.remat = remat
-        self.pre_activation = block is PreActivationBlock
+        self.pre_activation: bool = block is PreActivationBlock
         self.stem = Convolution(
             image_shape[-1],
             64,

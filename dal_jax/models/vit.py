@@ -27,6 +27,9 @@ _TRANSFORMER = Initialization(_NARROW, lambda fan_in: initializers.zeros)
 class Patches(nnx.Module):
     """Cuts images into squares of :data:`PATCH` pixels a side and projects each."""
 
+    kernel: nnx.Param[jax.Array]
+    bias: nnx.Param[jax.Array]
+
     def __init__(self, channels: int, width: int, *, dtype: Any, rngs: nnx.Rngs):
         self.dtype = dtype
         shape = (PATCH, PATCH, channels, width)
@@ -48,6 +51,9 @@ class Patches(nnx.Module):
 class Attention(nnx.Module):
     """Every token looks at all tokens of its image, ``num_heads`` times at once."""
 
+    qkv: Linear
+    projection: Linear
+
     def __init__(self, width: int, num_heads: int, *, dtype: Any, rngs: nnx.Rngs):
         self.num_heads = num_heads
         common = {"dtype": dtype, "initialization": _TRANSFORMER, "rngs": rngs}
@@ -65,6 +71,12 @@ class Attention(nnx.Module):
 
 class Block(nnx.Module):
     """Attention, then a perceptron with GELU: each on normalised tokens, each added."""
+
+    norm1: LayerNorm
+    attention: Attention
+    norm2: LayerNorm
+    dense1: Linear
+    dense2: Linear
 
     def __init__(self, width: int, num_heads: int, *, dtype: Any, rngs: nnx.Rngs):
         common = {"dtype": dtype, "initialization": _TRANSFORMER, "rngs": rngs}
@@ -89,6 +101,14 @@ class VisionTransformer(nnx.Module):
     blocks in the backward pass instead of keeping it. This takes about a third more
     time, and memory for the inside of one block and every block's input.
     """
+
+    grid: tuple[int, int]
+    patches: Patches
+    class_token: nnx.Param[jax.Array]
+    positions: nnx.Param[jax.Array]
+    blocks: nnx.Dict[Block]
+    norm: LayerNorm
+    head: Linear
 
     def __init__(
         self,

@@ -38,8 +38,8 @@ class FinishedRun:
           InputError: there is no run, or it has not finished, or it is an older
             version's, which did not describe its inputs.
         """
-        self.path = Path(path).absolute()  # Orbax takes no other
-        self.config = read_json(self.path / "config.json")
+        self.path: Path = Path(path).absolute()  # Orbax takes no other
+        self.config: dict[str, Any] = read_json(self.path / "config.json")
         if not self.config:
             raise InputError(
                 f"{self.path} is no run of dal_jax, it has no config.json that can be "
@@ -52,7 +52,7 @@ class FinishedRun:
                 "expected a finished run; give the same training command again to "
                 "finish it, or give another workdir"
             )
-        self.inputs = read_json(self.path / "preprocessing.json")
+        self.inputs: dict[str, Any] = read_json(self.path / "preprocessing.json")
         if not self.inputs:
             raise InputError(
                 f"the run in {self.path} has no preprocessing.json, which version "

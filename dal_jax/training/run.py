@@ -51,7 +51,7 @@ class Run:
         self._carry, self._step = self._start()
         self._saved_step = self._step
         self._found: dict[str, Evaluated] = {}
-        self.entries = storage.entries(self._step)
+        self.entries: list[Entry] = storage.entries(self._step)
         self._earlier_seconds = (
             self.entries[-1]["elapsed_seconds"] if self.entries else 0.0
         )
