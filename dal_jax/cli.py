@@ -122,8 +122,10 @@ def _parse_flags(argv: list[str], values: flags.FlagValues) -> None:
     try:
         rest = values(argv)[1:]
     except flags.Error as error:
+        # absl asks "Did you mean: workdir ?".
+        said = str(error).rstrip(" ?.")
         raise InputError(
-            f"{error}: expected a flag and a value as --help lists them"
+            f"{said}; expected a flag and a value as --help lists them"
         ) from None
     if rest:
         raise InputError(

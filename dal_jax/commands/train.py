@@ -31,6 +31,12 @@ def _define_flags(values: flags.FlagValues) -> None:
         "Where the run is written; default: runs/ and the config file's name.",
         flag_values=values,
     )
+    flags.register_validator(
+        "workdir",
+        lambda path: path != "",
+        "it is empty, as from a variable that is not set",
+        flag_values=values,
+    )
     for name, default, text in (
         ("overwrite", False, "Remove an earlier run in the workdir first."),
         ("compilation_cache", True, "Keep compiled programs for the next run."),

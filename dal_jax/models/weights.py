@@ -180,7 +180,9 @@ def _refuse_pickles(path: str) -> None:
     try:
         regular = stat.S_ISREG(Path(path).stat().st_mode)
     except OSError as error:
-        raise InputError(f"weights {path}: {error.strerror}") from error
+        raise InputError(
+            f"weights {path}: {error.strerror}; give the path of a .safetensors file"
+        ) from error
     if not regular:
         raise InputError(f"weights {path}: expected a .safetensors file")
     with Path(path).open("rb") as file:

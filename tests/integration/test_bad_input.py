@@ -120,6 +120,11 @@ def test_a_config_file(name, override, command, tmp_path):
     ("argument", "words"),
     [
         ("stray", ["'stray'", "--config.FIELD"]),
+        ("--workdir=", ["--workdir=", "empty"]),
+        (
+            "--coordinato=me",
+            ["'coordinato'. Did you mean: coordinator; expected a flag"],
+        ),
         ("num_epochs=3", ["'num_epochs=3'", "--config.FIELD"]),
         ("--num_epochs=3", ["num_epochs"]),
         ("--coordinator=localhost:1234", ["--num_processes", "--process_id"]),

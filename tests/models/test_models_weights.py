@@ -302,7 +302,7 @@ def corrupted(path, how):
     ("how", "message"),
     [
         ("directory", "expected a .safetensors file"),
-        ("absent", "No such file"),
+        ("absent", "No such file or directory; give the path of a .safetensors file"),
         ("pickle by name", "pickle runs code .* refused"),
         ("pickle", "pickle runs code .* refused"),
         ("zip", "pickle runs code .* refused"),
