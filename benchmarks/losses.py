@@ -24,6 +24,7 @@ there the ratios are those to the medians.
 
 import argparse
 import ast
+import functools
 import importlib.util
 import json
 import os
@@ -41,6 +42,7 @@ import optax
 
 from dal_jax import losses
 
+Call = Callable[[], Callable[[], Any]]  # what it returns waits for its end
 ON_GPU = jax.default_backend() == "gpu"
 SHAPES = ("128x10", "4096x1000", "2048x32000")
 DTYPES = ("float32", "bfloat16")
@@ -93,14 +95,14 @@ def measure(
     drawn = rng.standard_normal((batch, num_classes), np.float32) * 2
     logits = jnp.asarray(drawn, dtype)
     labels = jnp.asarray(rng.integers(num_classes, size=batch), jnp.int32)
-    calls, facts, torch, torch_wait = {}, {}, {}, id
+    calls, facts, torch = {}, {}, {}
     for name in (REFERENCE, COPY, *arguments.losses.split(",")):
         calls[name], facts[name] = compiled(name, logits, labels)
     if not arguments.no_torch and importlib.util.find_spec("torch"):
-        torch, torch_wait = torch_calls(drawn, np.asarray(labels), dtype)
-    times = interleave(calls, arguments.seconds, jax.block_until_ready)
+        torch = torch_calls(drawn, np.asarray(labels), dtype)
+    times = interleave(calls, arguments.seconds)
     rows = [summary(name, times, times) | facts[name] for name in calls]
-    own_times = interleave(torch, arguments.seconds / 4, torch_wait)
+    own_times = interleave(torch, arguments.seconds / 4)
     medians = tuple({n: np.median(t) for n, t in kind.items()} for kind in times)
     return rows + [summary(name, own_times, medians) for name in torch]
 
@@ -127,8 +129,8 @@ def summary(name: str, times: Times, references: Times) -> dict[str, Any]:
 
 def compiled(
     name: str, logits: jax.Array, labels: jax.Array
-) -> tuple[Callable[[], Any], dict[str, float]]:
-    """A call without arguments, and what XLA says of it."""
+) -> tuple[Call, dict[str, float]]:
+    """A call that returns what waits for its end, and what XLA says of it."""
     function, memory = to_measure(name, *logits.shape)
     arguments = (logits, labels, jnp.asarray(STEP), jnp.arange(len(labels)))
     # What a loss remembers of its examples is donated, as a trainer does.
@@ -143,8 +145,9 @@ def compiled(
     def call():
         nonlocal memory
         memory, results = program(memory, *arguments)
-        # A GPU is kept busy: what is timed there is the device, not the dispatch.
-        return results if ON_GPU else jax.block_until_ready(results)
+        if not ON_GPU:  # which is kept busy: it is timed, and not the dispatch
+            jax.block_until_ready(results)
+        return functools.partial(jax.block_until_ready, results)
 
     return call, facts
 
@@ -191,15 +194,13 @@ def to_measure(name: str, batch: int, num_classes: int) -> tuple[Callable, Any]:
     return function, memory
 
 
-def interleave(
-    calls: dict[str, Callable[[], Any]], budget: float, wait: Callable[[Any], Any]
-) -> Times:
-    """Wall and processor seconds a call, by round; ``wait`` waits for a result."""
+def interleave(calls: dict[str, Call], budget: float) -> Times:
+    """Wall and processor seconds a call, by round."""
     once = {}
     for name, call in calls.items():
-        wait(call())
+        call()()
         start = time.perf_counter()
-        wait(call())
+        call()()
         once[name] = time.perf_counter() - start
     # A timing of a few milliseconds at least, or the clock and the dispatch decide.
     shortest = 20e-3 if ON_GPU else 4e-3
@@ -214,24 +215,19 @@ def interleave(
             call = calls[name]
             start, start_cpu = time.perf_counter(), time.process_time()
             for _ in range(repeats[name]):
-                result = call()
-            wait(result)
+                wait = call()
+            wait()
             wall[name][i] = (time.perf_counter() - start) / repeats[name]
             processor[name][i] = (time.process_time() - start_cpu) / repeats[name]
     return wall, processor
 
 
-def torch_calls(
-    logits: np.ndarray, labels: np.ndarray, dtype: str
-) -> tuple[dict[str, Callable[[], Any]], Callable[[Any], Any]]:
-    """Cross entropy, and the others as their formulas read, in eager PyTorch.
-
-    And what waits for their results.
-    """
+def torch_calls(logits: np.ndarray, labels: np.ndarray, dtype: str) -> dict[str, Call]:
+    """Cross entropy, and the others as their formulas read, in eager PyTorch."""
     import torch
 
     if ON_GPU and not torch.cuda.is_available():
-        return {}, id
+        return {}
     device = "cuda" if ON_GPU else "cpu"
     z = torch.tensor(logits).to(device, getattr(torch, dtype)).requires_grad_()
     y = torch.tensor(labels).to(device, torch.int64)
@@ -257,12 +253,12 @@ def torch_calls(
         def call():
             z.grad = None
             loss().backward()
+            return torch.cuda.synchronize if ON_GPU else lambda: None
 
         return call
 
     formulas = {"ce": ce, "gce": gce, "dal": dal}
-    calls = {f"torch {n}": value_and_gradient(loss) for n, loss in formulas.items()}
-    return calls, lambda _: torch.cuda.synchronize() if ON_GPU else None
+    return {f"torch {n}": value_and_gradient(loss) for n, loss in formulas.items()}
 
 
 def show(table: dict[str, Any]) -> None:
