@@ -1,5 +1,6 @@
 """Arrays in numbered directories, written and read by Orbax; nobody else knows it."""
 
+import ctypes
 import operator
 import os
 import re
@@ -101,6 +102,7 @@ class Store:
     def wait(self) -> None:
         """Waits for what is being saved."""
         self.open().wait_until_finished()
+        _return_freed_memory()
 
     def digest(self, step: int) -> dict[str, int]:
         """Returns the digest that a checkpoint was saved with."""
@@ -119,6 +121,14 @@ class Store:
 
         items = ocp.args.Composite(arrays=ocp.args.StandardRestore(target))
         return self.open().restore(step, args=items).arrays
+
+
+def _return_freed_memory() -> None:
+    # Each save compresses in new threads, and glibc keeps what they have freed for
+    # them: 0.7 GB more after every save of a million examples' dynamics.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries lack it
+    if trim is not None:
+        trim(0)
 
 
 def stored(checkpoint: Path) -> dict[str, Any]:

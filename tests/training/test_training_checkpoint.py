@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -458,3 +459,22 @@ def test_the_process_is_left_alone(files):
     assert owned() == before
     checkpoints.close()
     assert owned() == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_saving_again_and_again_takes_no_more_memory(files):
+    def resident():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(x.split()[1]) for x in lines if x.startswith("RssAnon"))
+
+    noise = np.random.default_rng(0).standard_normal(2**25, np.float32)
+    arrays = {"noise": jnp.asarray(noise)}
+    checkpoints = Checkpoints(files, keep=1)
+    checkpoints.save(1, arrays)
+    checkpoints.wait()
+    before = resident()
+    for step in (2, 3, 4):
+        checkpoints.save(step, arrays)
+        checkpoints.wait()
+    checkpoints.close()
+    assert resident() - before < noise.nbytes / 1024 / 4
