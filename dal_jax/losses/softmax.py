@@ -9,8 +9,9 @@ With :math:`m` the row's largest logit,
 On GPU and TPU all four numbers come from one pass over the logits: one reduction of
 several numbers that rescales :math:`S` and :math:`T` whenever the maximum changes. This
 is the online softmax of Milakov and Gimelshein (2018), arXiv:1805.02867, with its first
-moment. On the CPU it would be slow; there one pass finds the maximum and others compute
-the sums.
+moment. On a GPU its exponentials are what takes the time, so there it reduces columns
+of a few classes, whose sums take one exponential a class. On the CPU it would be slow;
+there one pass finds the maximum and others compute the sums.
 
 The derivative
 
@@ -24,6 +25,7 @@ that size.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -101,8 +103,20 @@ def _sums(axis: int, with_entropy: bool, logits: jax.Array, labels: jax.Array) -
         logits,
         labels,
         cpu=functools.partial(in_passes, axis, with_entropy),
-        default=functools.partial(online, axis, with_entropy),
+        cuda=functools.partial(online, axis, with_entropy, _parts(logits, axis)),
+        default=functools.partial(online, axis, with_entropy, 1),
     )
+
+
+def _parts(logits: jax.Array, axis: int) -> int:
+    """How many neighbouring classes share a column on a GPU."""
+    # Measured on an H200: benchmarks/results/columns_h200.md. Where the types say that
+    # devices share the classes, no column may lie on two of them.
+    sharding = jax.typeof(logits).sharding
+    names = sharding.spec[axis] or ()
+    names = (names,) if isinstance(names, str) else names
+    classes = logits.shape[axis] // math.prod(sharding.mesh.shape[n] for n in names)
+    return math.gcd(classes, 2 if logits.dtype.itemsize >= 4 else 8)
 
 
 @_sums.defjvp
@@ -140,25 +154,44 @@ def _moment(logits: jax.Array, top: jax.Array, degree: jax.Array) -> jax.Array:
     return jnp.exp(shifted) * (1 - degree + degree * shifted)
 
 
-def online(axis: int, with_entropy: bool, logits: jax.Array, labels: jax.Array) -> Sums:
-    """The same sums from one reduction over the classes."""
+def online(
+    axis: int, with_entropy: bool, parts: int, logits: jax.Array, labels: jax.Array
+) -> Sums:
+    """The same sums from one reduction, over columns of so many classes."""
     logits = logits.astype(log_space.wide(logits))
     labelled = log_space.one_hot(labels, logits.shape, axis)
     least = np.asarray(jnp.finfo(logits.dtype).min)  # -inf would be -inf below itself
     zero = np.zeros((), logits.dtype)
-    of_each_class = (
-        jnp.maximum(logits, least),
-        jnp.where(labelled, logits, zero),
-        jnp.ones_like(logits),
-        jnp.zeros_like(logits),
-    )
+    label = jnp.where(labelled, logits, zero)
+    of_columns = _of_columns(axis, parts, jnp.maximum(logits, least), label)
     number = 4 if with_entropy else 3
     top, label, total, *moment = jax.lax.reduce(
-        of_each_class[:number], (least, zero, zero, zero)[:number], _join, (axis,)
+        of_columns[:number], (least, zero, zero, zero)[:number], _join, (axis,)
     )
     known = (labels >= 0) & (labels < logits.shape[axis])
     label = jnp.where(known, label, jnp.nan)
     return Sums(top, label, total, moment[0] if with_entropy else None)
+
+
+def _of_columns(
+    axis: int, parts: int, logits: jax.Array, label: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Top, label, total and moment of each column of classes."""
+    if parts == 1:
+        return logits, label, jnp.ones_like(logits), jnp.zeros_like(logits)
+
+    # Neighbours share a column: where devices share the classes, each has them.
+    def split(x: jax.Array) -> list[jax.Array]:
+        return [jax.lax.slice_in_dim(x, i, None, parts, axis) for i in range(parts)]
+
+    classes = split(logits)
+    top = functools.reduce(jnp.maximum, classes)
+    # Further down the exponential is zero; the bound keeps products from overflowing.
+    shifted = [jnp.maximum(z - top, -1000) for z in classes]
+    exps = [jnp.exp(z) for z in shifted]
+    moments = [e * z for e, z in zip(exps, shifted, strict=True)]
+    add = functools.partial(functools.reduce, jnp.add)
+    return top, add(split(label)), add(exps), add(moments)
 
 
 def _join(one: tuple, other: tuple) -> tuple[Any, ...]:

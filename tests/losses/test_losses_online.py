@@ -14,24 +14,17 @@ RNG = np.random.default_rng(0)
 LABELS = jnp.asarray(RNG.integers(7, size=5))
 
 
-@pytest.fixture
-def as_on_a_tpu(monkeypatch):
-    def chosen(*arguments, cpu, default):
-        return default(*arguments)
-
-    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
-
-
-def some_logits(axis=1, dtype=np.float64, scale=3):
-    logits = RNG.normal(0, scale, (5, 7)).astype(dtype)
+def some_logits(axis=1, dtype=np.float64, scale=3, classes=7):
+    logits = RNG.normal(0, scale, (5, classes)).astype(dtype)
     return jnp.asarray(logits if axis else logits.T)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("with_entropy", [True, False])
-def test_equals_the_plain_sums(axis, with_entropy, x64):
-    logits = some_logits(axis)
-    online = softmax.online(axis, with_entropy, logits, LABELS)
+@pytest.mark.parametrize("parts", [1, 2, 8])
+def test_equals_the_plain_sums(parts, axis, with_entropy, x64):
+    logits = some_logits(axis, classes=parts * 7)
+    online = softmax.online(axis, with_entropy, parts, logits, LABELS)
     plain = softmax.in_passes(axis, with_entropy, logits, LABELS)
     assert (online.moment is None) is not with_entropy
     jax.tree.map(
@@ -39,7 +32,8 @@ def test_equals_the_plain_sums(axis, with_entropy, x64):
     )
 
 
-def test_equals_the_plain_sums_at_extremes():
+@pytest.mark.parametrize("parts", [1, 7])
+def test_equals_the_plain_sums_at_extremes(parts):
     logits = np.array(some_logits(dtype=np.float32))
     logits[0, 2:] = -np.inf
     logits[1, 3] = np.finfo(np.float32).min
@@ -47,7 +41,7 @@ def test_equals_the_plain_sums_at_extremes():
     logits[3] = RNG.choice([-3e38, 3e38], 7)
     logits[4, 1] = np.nan
     labels = LABELS.at[0].set(7)  # there are seven classes
-    online = softmax.online(1, True, jnp.asarray(logits), labels)
+    online = softmax.online(1, True, parts, jnp.asarray(logits), labels)
     plain = softmax.in_passes(1, True, jnp.asarray(logits), labels)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-6), online, plain
@@ -75,12 +69,18 @@ def everything(logits, direction, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16])
+@pytest.mark.parametrize("platform", ["default", "cuda"])
 def test_the_loss_and_its_derivatives_equal_those_of_the_plain_form(
-    dtype, x64, request
+    platform, dtype, x64, monkeypatch
 ):
-    logits, direction = some_logits(), some_logits()
+    # Ten classes are columns of two on a GPU.
+    logits, direction = some_logits(classes=10), some_logits(classes=10)
     expected = everything(logits, direction, dtype)
-    request.getfixturevalue("as_on_a_tpu")
+
+    def chosen(*arguments, **forms):
+        return forms[platform](*arguments)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
     actual = everything(logits, direction, dtype)
     tolerance = 1e-11 if dtype == jnp.float64 else 1e-4
     assert np.abs(expected[2]).min() > 0

@@ -4,7 +4,12 @@ import pytest
 
 
 @pytest.mark.parametrize("types", ["Auto", "Explicit"])
-def test_numbers_of_rows_travel_and_logits_do_not(run_with_devices, types):
+@pytest.mark.parametrize(
+    ("platform", "classes"), [("default", 1000), ("cuda", 1000), ("cuda", 1004)]
+)
+def test_numbers_of_rows_travel_and_logits_do_not(
+    run_with_devices, platform, classes, types
+):
     code = f"""
 import re
 import jax, jax.numpy as jnp, numpy as np
@@ -12,15 +17,16 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from dal_jax import dal_objective
 
 rng = np.random.default_rng(0)
-logits = jnp.asarray(rng.normal(0, 3, (16, 1000)), jnp.float32)
-labels = jnp.asarray(rng.integers(1000, size=16), jnp.int32)
+# In float32 a GPU's columns have two classes; each device has 250 and then 251.
+logits = jnp.asarray(rng.normal(0, 3, (16, {classes})), jnp.float32)
+labels = jnp.asarray(rng.integers({classes}, size=16), jnp.int32)
 
 def both(z, y):
     return jax.value_and_grad(lambda z: dal_objective(z, y, 1.3, 0.5).mean())(z)
 
 expected = jax.jit(both)(logits, labels)
 jax.clear_caches()
-jax.lax.platform_dependent = lambda *given, cpu, default: default(*given)
+jax.lax.platform_dependent = lambda *given, **forms: forms["{platform}"](*given)
 mesh = jax.make_mesh((2, 4), ("data", "class"), axis_types=(AxisType.{types},) * 2)
 put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))
 placed = put(logits, P("data", "class")), put(labels, P("data"))
