@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dal_jax import cli
-from dal_jax.errors import InputError, unknown_name
+from dal_jax.errors import InputError
+from dal_jax.fields import fields, type_name, unknown_field
 
 # What the command's other flags cross.
 _OTHERWISE = {
@@ -80,9 +80,9 @@ def _parse(text: str) -> Sweep:
         raise InputError(
             f"{field} is not swept: expected {_OTHERWISE[field]} for it; use that"
         )
-    kinds = cli.fields()
+    kinds = fields()
     if field not in kinds:
-        raise unknown_name("swept field", field, kinds)
+        raise unknown_field("swept field", field)
     parsed = tuple(_value(field, kinds[field], value) for value in _split(values))
     if not parsed or len(set(map(repr, parsed))) < len(parsed):
         raise InputError(
@@ -130,6 +130,6 @@ def _value(field: str, kind: Any, value: Any) -> Any:
         elif type(value) is option:
             return value
     raise InputError(
-        f"{field}={value} is of the wrong kind: expected {cli.type_name(kind)}; give "
+        f"{field}={value} is of the wrong kind: expected {type_name(kind)}; give "
         "such values"
     )

@@ -1,6 +1,7 @@
 """What a user gets wrong: status 2, one line that helps, and nothing written."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -24,10 +25,14 @@ FIELDS = [
     ("num_epoch=3", "'num_epoch'", "'num_epochs'"),
     ("optimizer.learning_rat=1", "'optimizer.learning_rate'"),
     ("loss=gce", "'loss'", "loss.name"),
-    ("num_epochs=three", "num_epochs", "three"),
+    ("rate=0.2", "'rate'", "did you mean 'noise.rate'? dal-jax train --help"),
+    ("zzzzz=1", "'zzzzz': expected another name; dal-jax train --help lists all"),
+    ("num_epochs=three", "--config.num_epochs=three: expected an integer; give"),
     ("num_epochs=2.5", "num_epochs", "2.5"),
+    ("num_epochs=", "--config.num_epochs=: expected an integer"),
+    ("noise.rate=a: b", "--config.noise.rate=a: b: expected a number; give"),
     ("num_epochs=None", "num_epochs", "int"),
-    ("optimizer.nesterov=perhaps", "optimizer.nesterov", "perhaps"),
+    ("optimizer.nesterov=perhaps", "nesterov=perhaps: expected true or false; give"),
     ("model.channels=8,wide", "model.channels", "wide"),
     ("model.channels=0", "model.channels"),
     ("dataset.name=digit", "'digit'", "'digits'", "tfds", "folder"),
@@ -89,7 +94,7 @@ FIELDS = [
 def test_a_field(case, command, tmp_path):
     overrides, *words = case
     workdir = tmp_path / "run"
-    arguments = f"--config.{overrides}".split(" ")
+    arguments = re.split(r" (?=--)", f"--config.{overrides}")
     check_refused(command(f"--workdir={workdir}", *arguments), workdir, *words)
 
 
@@ -128,7 +133,10 @@ def test_a_config_file(name, override, command, tmp_path):
         ("num_epochs=3", ["'num_epochs=3'", "--config.FIELD"]),
         ("--num_epochs=3", ["num_epochs"]),
         ("--coordinator=localhost:1234", ["--num_processes", "--process_id"]),
-        ("--distributed=maybe", ["distributed", "maybe", "auto"]),
+        ("--distributed=maybe", ["--distributed=maybe: expected one of off, auto;"]),
+        ("--overwrite=maybe", ["--overwrite=maybe: expected true or false; give"]),
+        ("--nooverwrite=true", ["--nooverwrite=true does not take", "leave out"]),
+        ("--connect_seconds=0", ["--connect_seconds=0: expected a positive integer"]),
     ],
 )
 def test_an_argument(argument, words, command, tmp_path):
