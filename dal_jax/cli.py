@@ -17,7 +17,9 @@ from dal_jax.config import TrainConfig
 from dal_jax.errors import InputError, unknown_name
 from dal_jax.fields import loss_fields, type_name, typed_fields, unknown_field
 
-_OVERRIDE = re.compile(r"--?config\.(?P<field>[\w.]+)(=(?P<value>.*))?", re.DOTALL)
+_OVERRIDE = re.compile(
+    r"--?(?P<no>no)?config\.(?P<field>[^=]*)(=(?P<value>.*))?", re.DOTALL
+)
 _BOOLEANS = ("true", "false")
 _DEFAULT_CONFIG = "digits"
 _CONFIG_HELP = (
@@ -74,6 +76,17 @@ def run_command(
         end(RuntimeError("interrupted"), 130)
 
 
+def define_workdir(values: flags.FlagValues, text: str) -> None:
+    """Defines ``--workdir`` of a command that has a default for it."""
+    flags.DEFINE_string("workdir", None, text, flag_values=values)
+    flags.register_validator(
+        "workdir",
+        lambda path: path != "",
+        "it is empty, as from a variable that is not set",
+        flag_values=values,
+    )
+
+
 def config_file(values: flags.FlagValues) -> Path:
     """Returns the configuration file."""
     return Path(config_flags.get_config_filename(values["config"]))
@@ -101,6 +114,9 @@ def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
     )
     try:
         _parse_flags(kept, values)
+        config = values["config"].value
+        # What could not be opened is said where the configuration is first used.
+        getattr(config, "seed", None)
     except InputError:
         raise
     except Exception as error:
@@ -109,7 +125,6 @@ def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
             f"config file {path!r} does not load ({type(error).__name__}: {error}): "
             "expected Python with get_config(); correct it or give another --config"
         ) from error
-    config = values["config"].value
     if not isinstance(config, TrainConfig):
         raise InputError(
             f"config file {path!r} gave no configuration: expected get_config() to "
@@ -139,9 +154,11 @@ def _parse_flags(argv: list[str], values: flags.FlagValues) -> None:
             raise
         raise InputError(f"{error}: expected it alone; leave out the value") from None
     if rest:
-        fields = " and overrides as --config.FIELD=VALUE" if "config" in values else ""
+        expected = "only --flags"
+        if "config" in values:
+            expected += " and overrides as --config.FIELD=VALUE"
         raise InputError(
-            f"unexpected argument {rest[0]!r}: expected only --flags{fields}; see --help"
+            f"unexpected argument {rest[0]!r}: expected {expected}; see --help"
         )
 
 
@@ -188,9 +205,10 @@ def _split_overrides(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
     arguments = iter(argv)
     for argument in arguments:
         match = _OVERRIDE.fullmatch(argument)
-        field, text = match.group("field", "value") if match else ("", None)
+        no, field, text = match.group("no", "field", "value") if match else ("", "", "")
         if field.startswith("loss.") and field in loss_fields():
-            text = next(arguments, "") if text is None else text
+            if text is None:
+                text = "False" if no else next(arguments, "")
             later[field] = _loss_value(field, text)
         elif match and field not in known:
             raise unknown_field("config field", field)

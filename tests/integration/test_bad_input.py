@@ -27,6 +27,8 @@ FIELDS = [
     ("loss=gce", "'loss'", "loss.name"),
     ("rate=0.2", "'rate'", "did you mean 'noise.rate'? dal-jax train --help"),
     ("zzzzz=1", "'zzzzz': expected another name; dal-jax train --help lists all"),
+    ("=1", "unknown config field ''"),
+    ("num-epochs=1", "'num-epochs': did you mean 'num_epochs'?"),
     ("num_epochs=three", "--config.num_epochs=three: expected an integer; give"),
     ("num_epochs=2.5", "num_epochs", "2.5"),
     ("num_epochs=", "--config.num_epochs=: expected an integer"),
@@ -72,6 +74,7 @@ FIELDS = [
     ("dataset.validation_fraction=1", "validation_fraction"),
     ("dataset.train_size=99999", "train_size", "1297"),
     ("dataset.train_size=0", "train_size"),
+    ("dataset.image_size=100000000", "image_size=100000000: expected 1 to 16384"),
     ("augmentation.mean=0.5,0.5,0.5", "mean", "std"),
     ("augmentation.mean=0.1,0.2 --config.augmentation.std=1.0,1.0", "mean"),
     ("augmentation.std=0.0 --config.augmentation.mean=0.5", "std"),
@@ -105,6 +108,7 @@ CONFIG_FILES = {
     "does not import": ("import no_such_module_here\n", "no_such_module_here"),
     "does not parse": ("def get_config(:\n", "wrong.py"),
     "raises": ("def get_config():\n    return [][3]\n", "list index out of range"),
+    "lacks a file": ("def get_config():\n    open('/no/file')\n", "'/no/file'"),
 }
 
 
@@ -126,6 +130,7 @@ def test_a_config_file(name, override, command, tmp_path):
     [
         ("stray", ["'stray'", "--config.FIELD"]),
         ("--workdir=", ["--workdir=", "empty"]),
+        ("--noconfig.dedal", ["unknown config field 'dedal'"]),
         (
             "--coordinato=me",
             ["'coordinato'. Did you mean: coordinator; expected a flag"],
@@ -234,6 +239,16 @@ def test_a_workdir_that_is_a_file(command, tmp_path):
     assert outcome.err.count("\n") == 1
     assert str(path) in outcome.err
     assert path.read_text() == "mine"
+
+
+def test_a_path_that_no_file_system_takes(command, tmp_path):
+    workdir = tmp_path / ("w" * 300)
+    outcome = command(f"--workdir={workdir}")
+    assert outcome.status == 2
+    assert outcome.err.count("\n") == 1
+    assert f"cannot use {workdir}" in outcome.err
+    assert "File name too long" in outcome.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_workdir_below_a_file(command, tmp_path):
