@@ -303,8 +303,9 @@ def quiet() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     import logging
 
-    # Errors that these log are also raised, and are printed as one line.
-    for library in ("absl", "asyncio"):
+    # Errors that these log are also raised, and are printed as one line. The last two
+    # log tracebacks for parts of theirs that nobody asked for.
+    for library in ("absl", "asyncio", "jax2onnx", "onnx_ir"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
