@@ -1,18 +1,17 @@
 """Dynamics-Aware Loss for learning with label noise, in JAX.
 
-This module and the losses import only jax, numpy and chex. Import the trainer
-(``dal_jax.training``), the data sources and the models by name.
+Names are imported when they are first used; the losses import only jax, numpy and chex.
+Import the trainer (``dal_jax.training``), the data sources and the models by name.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from dal_jax import losses
-from dal_jax.losses.dal import dal_loss, dal_objective
-from dal_jax.schedules import CIFAR_SCHEDULE, DALCoefficients, dal_schedule
-
 if TYPE_CHECKING:
-    from dal_jax import noise
+    from dal_jax import losses, noise
     from dal_jax.inference import load
+    from dal_jax.losses.dal import dal_loss, dal_objective
+    from dal_jax.schedules import CIFAR_SCHEDULE, DALCoefficients, dal_schedule
 
 __version__ = "0.2.0.dev0"
 
@@ -27,12 +26,23 @@ __all__ = [
     "noise",
 ]
 
+_HOMES = {
+    "CIFAR_SCHEDULE": "dal_jax.schedules",
+    "DALCoefficients": "dal_jax.schedules",
+    "dal_loss": "dal_jax.losses.dal",
+    "dal_objective": "dal_jax.losses.dal",
+    "dal_schedule": "dal_jax.schedules",
+    "load": "dal_jax.inference",
+}
+
 
 def __getattr__(name: str) -> Any:
-    import importlib
-
-    if name == "noise":
-        return importlib.import_module("dal_jax.noise")
-    if name == "load":
-        return importlib.import_module("dal_jax.inference").load
+    if name in ("losses", "noise"):
+        return importlib.import_module(f"dal_jax.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'dal_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

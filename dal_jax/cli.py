@@ -1,7 +1,6 @@
 """What the commands share: flags, one-line errors, and a quiet start-up."""
 
 import ast
-import dataclasses
 import functools
 import os
 import re
@@ -14,10 +13,13 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from dal_jax.config import LossConfig, TrainConfig
+from dal_jax.config import TrainConfig
 from dal_jax.errors import InputError, unknown_name
+from dal_jax.fields import loss_fields, type_name, typed_fields, unknown_field
 
-_OVERRIDE = re.compile(r"--?config\.(?P<field>[\w.]+)(=(?P<value>.*))?", re.DOTALL)
+_OVERRIDE = re.compile(
+    r"--?(?P<no>no)?config\.(?P<field>[^=]*)(=(?P<value>.*))?", re.DOTALL
+)
 _BOOLEANS = ("true", "false")
 _DEFAULT_CONFIG = "digits"
 _CONFIG_HELP = (
@@ -65,9 +67,24 @@ def run_command(
             raise  # a mistake in this package
         missing = f"{error.name} is not installed: expected what dal_jax depends on"
         end(InputError(f"{missing}; install it"), 2)
+    except OSError as error:
+        if error.filename is None:
+            raise  # no path that a user gave
+        end(InputError(f"cannot use {error.filename}: {error.strerror}; check it"), 2)
     except KeyboardInterrupt:
         # Nothing to save yet, or the second signal.
         end(RuntimeError("interrupted"), 130)
+
+
+def define_workdir(values: flags.FlagValues, text: str) -> None:
+    """Defines ``--workdir`` of a command that has a default for it."""
+    flags.DEFINE_string("workdir", None, text, flag_values=values)
+    flags.register_validator(
+        "workdir",
+        lambda path: path != "",
+        "it is empty, as from a variable that is not set",
+        flag_values=values,
+    )
 
 
 def config_file(values: flags.FlagValues) -> Path:
@@ -97,6 +114,9 @@ def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
     )
     try:
         _parse_flags(kept, values)
+        config = values["config"].value
+        # What could not be opened is said where the configuration is first used.
+        getattr(config, "seed", None)
     except InputError:
         raise
     except Exception as error:
@@ -105,7 +125,6 @@ def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
             f"config file {path!r} does not load ({type(error).__name__}: {error}): "
             "expected Python with get_config(); correct it or give another --config"
         ) from error
-    config = values["config"].value
     if not isinstance(config, TrainConfig):
         raise InputError(
             f"config file {path!r} gave no configuration: expected get_config() to "
@@ -121,22 +140,49 @@ def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
 def _parse_flags(argv: list[str], values: flags.FlagValues) -> None:
     try:
         rest = values(argv)[1:]
+    except flags.IllegalFlagValueError as error:
+        raise _wrong_value(error, values) from None
     except flags.Error as error:
         # absl asks "Did you mean: workdir ?".
         said = str(error).rstrip(" ?.")
         raise InputError(
             f"{said}; expected a flag and a value as --help lists them"
         ) from None
+    except ValueError as error:
+        # A configuration file may raise one, too.
+        if not str(error).endswith("does not take an argument"):
+            raise
+        raise InputError(f"{error}: expected it alone; leave out the value") from None
     if rest:
+        expected = "only --flags"
+        if "config" in values:
+            expected += " and overrides as --config.FIELD=VALUE"
         raise InputError(
-            f"unexpected argument {rest[0]!r}: expected only --flags; "
-            "see --help and write overrides as --config.FIELD=VALUE"
+            f"unexpected argument {rest[0]!r}: expected {expected}; see --help"
         )
+
+
+def _wrong_value(
+    error: flags.IllegalFlagValueError, values: flags.FlagValues
+) -> InputError:
+    """Says what a flag takes, where absl says what Python's int() does not."""
+    reason = error.__context__
+    if reason is None:  # a validator's own words
+        return InputError(f"{error}; --help lists what each flag takes")
+    given = str(error).removeprefix("flag ").removesuffix(f": {reason}")
+    parser = values[given.partition("=")[0].lstrip("-")].parser
+    if isinstance(parser, flags.EnumParser):
+        expected = f"one of {', '.join(parser.enum_values)}"
+    elif isinstance(parser, flags.BooleanParser):
+        expected = "true or false"
+    else:
+        expected = parser.syntactic_help
+    return InputError(f"{given}: expected {expected}; give another value")
 
 
 def _check_tuples(config: TrainConfig) -> None:
     # Flags of all other types refuse values of the wrong type themselves.
-    for field, kind in _leaf_fields(TrainConfig):
+    for field, kind in typed_fields().items():
         if typing.get_origin(kind) is tuple:
             value = functools.reduce(getattr, field.split("."), config)
             item = typing.get_args(kind)[0]
@@ -154,17 +200,18 @@ def _split_overrides(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
     The fields set afterwards are the loss's, whose types only the losses know, and
     those set to ``None``.
     """
-    known = dict(_leaf_fields(TrainConfig))
+    known = typed_fields()
     kept, later = [], {}
     arguments = iter(argv)
     for argument in arguments:
         match = _OVERRIDE.fullmatch(argument)
-        field, text = match.group("field", "value") if match else ("", None)
-        if field.startswith("loss.") and field in _loss_fields():
-            text = next(arguments, "") if text is None else text
+        no, field, text = match.group("no", "field", "value") if match else ("", "", "")
+        if field.startswith("loss.") and field in loss_fields():
+            if text is None:
+                text = "False" if no else next(arguments, "")
             later[field] = _loss_value(field, text)
         elif match and field not in known:
-            raise unknown_name("config field", field, [*known, *_loss_fields()])
+            raise unknown_field("config field", field)
         elif text == "None":
             if type(None) not in typing.get_args(known[field]):
                 raise _cannot_be_none(field, known[field])
@@ -195,19 +242,6 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text.capitalize() if text in _BOOLEANS else text)
     except (ValueError, SyntaxError):
         return text
-
-
-@functools.cache
-def _loss_fields() -> dict[str, str]:
-    """The fields of a loss's configuration, and the losses that have them."""
-    from dal_jax import losses  # imports jax
-
-    users: dict[str, list[str]] = {}
-    for name in losses.names():
-        for hyperparameter in losses.accepted(name):
-            users.setdefault(f"loss.{hyperparameter}", []).append(name)
-    fields = {"loss.name": "str", "loss.preset": "str"}
-    return fields | {field: ", ".join(users[field]) for field in sorted(users)}
 
 
 def _split_config(argv: list[str]) -> tuple[str, list[str]]:
@@ -247,34 +281,6 @@ def recipe_files() -> dict[str, Path]:
     return {file.stem: file for file in sorted(directory.glob("*.py"))}
 
 
-def _leaf_fields(kind: type, prefix: str = "") -> list[tuple[str, Any]]:
-    leaves = []
-    for field in dataclasses.fields(kind):
-        name = prefix + field.name
-        if field.type is LossConfig:
-            continue  # see _loss_fields
-        if dataclasses.is_dataclass(field.type):
-            leaves += _leaf_fields(typing.cast(type, field.type), name + ".")
-        else:
-            leaves.append((name, field.type))
-    return leaves
-
-
-def fields() -> dict[str, Any]:
-    """Returns every field of a configuration with its type, None for a loss's own.
-
-    Example:
-      >>> fields()["num_epochs"], fields()["loss.q_end"]
-      (<class 'int'>, None)
-    """
-    return dict(_leaf_fields(TrainConfig)) | dict.fromkeys(_loss_fields())
-
-
-def type_name(annotation: Any) -> str:
-    """Returns how help and errors name a field's type."""
-    return getattr(annotation, "__name__", str(annotation))
-
-
 def _print_help(
     description: str | None, values: flags.FlagValues, configured: bool
 ) -> None:
@@ -285,9 +291,9 @@ def _print_help(
     print(f"  --config: {_CONFIG_HELP}\n    (default: {_DEFAULT_CONFIG})")
     print(values.get_help("  ", include_special_flags=False).strip("\n"))
     print("\nFields, each set by --config.FIELD=VALUE:")
-    for name, kind in _leaf_fields(TrainConfig):
+    for name, kind in typed_fields().items():
         print(f"  {name}: {type_name(kind)}")
-    for name, users in _loss_fields().items():
+    for name, users in loss_fields().items():
         print(f"  {name}: {users}")
 
 
@@ -297,8 +303,9 @@ def quiet() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     import logging
 
-    # Errors that these log are also raised, and are printed as one line.
-    for library in ("absl", "asyncio"):
+    # Errors that these log are also raised, and are printed as one line. The last two
+    # log tracebacks for parts of theirs that nobody asked for.
+    for library in ("absl", "asyncio", "jax2onnx", "onnx_ir"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 

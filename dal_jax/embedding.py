@@ -17,7 +17,7 @@ import numpy as np
 from dal_jax import models
 from dal_jax.data.augment import normalize
 from dal_jax.data.batches import import_grain, readable
-from dal_jax.data.images import EncodedImages
+from dal_jax.data.images import MOST_PIXELS, EncodedImages
 from dal_jax.data.named import NamedImages, named_images
 from dal_jax.errors import InputError
 from dal_jax.files import write_atomically
@@ -141,12 +141,12 @@ def _check_out(wanted: Embedding, partial: PartialArray) -> None:
                 f"{path} exists: expected a new file, nothing is overwritten; give "
                 "another --out"
             )
-    for name, value in (
-        ("image_size", wanted.image_size),
-        ("batch_size", wanted.block_size),
+    for name, value, most in (
+        ("image_size", wanted.image_size, MOST_PIXELS),
+        ("batch_size", wanted.block_size, 2**20),
     ):
-        if value < 1:
-            raise InputError(f"--{name}={value}: expected at least 1; give another")
+        if not 1 <= value <= most:
+            raise InputError(f"--{name}={value}: expected 1 to {most}; give another")
     if wanted.channels not in (1, 3):
         raise InputError(f"--channels={wanted.channels}: expected 1 or 3")
 

@@ -69,6 +69,23 @@ def sync_directory(path: str | os.PathLike[str]) -> None:
         os.close(directory)
 
 
+def why_unread(error: Exception) -> str:
+    """Returns in a few words why numpy did not read a file.
+
+    What it does not know it takes for a pickle, and says how to run that all the same.
+
+    Example:
+      >>> why_unread(ValueError("Cannot load when allow_pickle=False"))
+      'no plain array of numpy is in it'
+      >>> why_unread(EOFError("No data left in file"))
+      'No data left in file'
+    """
+    text = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    if "allow_pickle" in text or "Python objects" in text:
+        return "no plain array of numpy is in it"
+    return text or type(error).__name__
+
+
 def require_file(path: str | os.PathLike[str], expected: str) -> Path:
     """Returns the path of a regular file, ``~`` expanded.
 

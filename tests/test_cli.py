@@ -70,6 +70,7 @@ def test_the_last_config_file_counts(capsys, tmp_path):
         ("q_end=2 q_end=None", {}),
         ("per_epoch=true", {"per_epoch": True}),
         ("per_epoch=False", {"per_epoch": False}),
+        ("per_epoch=true --noconfig.loss.per_epoch", {"per_epoch": False}),
         (
             "name=gce q=.5 preset=cifar10",
             {"name": "gce", "preset": "cifar10", "q": 0.5},
@@ -79,7 +80,10 @@ def test_the_last_config_file_counts(capsys, tmp_path):
     ],
 )
 def test_the_loss_is_set_field_by_field(arguments, expected):
-    overrides = [f"--config.loss.{field}" for field in arguments.split()]
+    overrides = [
+        word if word.startswith("--") else f"--config.loss.{word}"
+        for word in arguments.split()
+    ]
     given = {"per_epoch": False} | expected  # as in configs/digits.py
     assert configured(*overrides).loss == LossConfig(**given)
 

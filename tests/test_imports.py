@@ -1,6 +1,7 @@
 """Who may import whom, from docs/architecture.md."""
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -35,8 +36,8 @@ def tops(names):
 
 def test_finds_imports_everywhere_in_a_file():
     assert "jax.numpy" in imported("schedules.py")
-    assert "importlib" in imported("__init__.py")
-    assert "importlib" not in imported("__init__.py", everywhere=False)
+    assert "dal_jax.inference" in imported("__init__.py")
+    assert "dal_jax.inference" not in imported("__init__.py", everywhere=False)
 
 
 @pytest.mark.parametrize(
@@ -155,10 +156,31 @@ def in_new_process(code):
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    code = "import sys, dal_jax, dal_jax.noise; print(*sys.modules)"
+    code = "import sys, dal_jax, dal_jax.losses, dal_jax.noise; print(*sys.modules)"
     loaded = {name.split(".")[0] for name in in_new_process(code).split()}
     assert {"dal_jax", "jax"} <= loaded
     assert loaded & set(HEAVY) == set()
+
+
+def test_versions_are_printed_without_importing_what_they_are_of():
+    code = """
+import sys
+from dal_jax.__main__ import main
+main(["dal-jax", "--version"])
+print(*sys.modules)
+"""
+    line, loaded = in_new_process(code).splitlines()
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    jax, flax = (importlib.metadata.version(name) for name in ("jax", "flax"))
+    assert line == f"dal-jax {project['version']}, jax {jax}, flax {flax}"
+    assert {"jax", "numpy", *HEAVY} & set(loaded.split()) == set()
+
+
+def test_every_public_name_is_found_through_the_package():
+    assert set(dal_jax.__all__) <= set(dir(dal_jax))
+    for name in dal_jax.__all__:
+        assert getattr(dal_jax, name) is not None
+    assert dal_jax.dal_loss is dal_jax.losses.dal_loss
 
 
 def test_importing_the_package_starts_no_backend():

@@ -14,6 +14,7 @@ from dal_jax.analysis import LabelIssues, of_dynamics, rank_quality
 from dal_jax.config import TrainConfig, config_of
 from dal_jax.data.contents import places_of
 from dal_jax.errors import InputError
+from dal_jax.files import why_unread
 from dal_jax.noise import NoiseRecord
 from dal_jax.training.workdir import Workdir
 
@@ -99,7 +100,7 @@ def _audit(files: Workdir) -> Audited:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path} cannot be read ({str(error).splitlines()[0]}): expected the file "
+            f"{path} cannot be read ({why_unread(error)}): expected the file "
             "that the run wrote; restore it, or train again in another --workdir"
         ) from None
     # A run that was ended early has nothing in its last columns.

@@ -45,8 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _define_flags(values: flags.FlagValues) -> None:
+    cli.define_workdir(
+        values, "Where the comparison is written; default: runs/compare."
+    )
     for name, default, text in (
-        ("workdir", None, "Where the comparison is written; default: runs/compare."),
         ("losses", "ce,gce,dal", "Names of losses, separated by commas, or all."),
         ("noises", "symmetric:0.4", "KIND:RATE, file:PATH or none, likewise."),
         ("scheduler", None, "Engine dask: the scheduler's address."),
@@ -84,6 +86,7 @@ def _compare(words: list[str], config: TrainConfig, values: flags.FlagValues) ->
     from dal_jax.comparing.study import Study, table
 
     _check_flags(config, values)
+    sweeps.refuse_crossed(words)
     named = sweeps.named_sweeps(cli.config_file(values))
     swept = sweeps.parse_sweeps(values.sweep, named)
     names = losses.names() if values.losses == "all" else values.losses.split(",")

@@ -44,14 +44,14 @@ def _define_flags(values: flags.FlagValues) -> None:
         ),
     ):
         flags.DEFINE_string(name, None, text, flag_values=values)
-    for name, default, text in (
-        ("image_size", 224, "The side that images are scaled and cropped to."),
-        ("channels", 3, "1 or 3."),
-        ("batch_size", 64, "Images that are computed together."),
-        ("num_processes", 1, "How many processes share the work."),
-        ("process_id", 0, "Which of them this is, from 0."),
+    for name, default, least, text in (
+        ("image_size", 224, 1, "The side that images are scaled and cropped to."),
+        ("channels", 3, 1, "1 or 3."),
+        ("batch_size", 64, 1, "Images that are computed together."),
+        ("num_processes", 1, 1, "How many processes share the work."),
+        ("process_id", 0, 0, "Which of them this is, from 0."),
     ):
-        flags.DEFINE_integer(name, default, text, flag_values=values)
+        flags.DEFINE_integer(name, default, text, lower_bound=least, flag_values=values)
     flags.DEFINE_bool(
         "compilation_cache",
         True,

@@ -25,17 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Where the run is written; default: runs/ and the config file's name.",
-        flag_values=values,
-    )
-    flags.register_validator(
-        "workdir",
-        lambda path: path != "",
-        "it is empty, as from a variable that is not set",
-        flag_values=values,
+    cli.define_workdir(
+        values, "Where the run is written; default: runs/ and the config file's name."
     )
     for name, default, text in (
         ("overwrite", False, "Remove an earlier run in the workdir first."),

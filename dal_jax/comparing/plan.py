@@ -50,6 +50,8 @@ def parse_noise(text: str) -> Noise:
     if text == "none":
         return Noise(kind, rate=0.0)
     try:
+        if kind == "none":  # which has no rate
+            raise ValueError
         return Noise(kind, rate=float(option))
     except ValueError:
         raise InputError(

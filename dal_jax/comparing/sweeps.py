@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dal_jax import cli
-from dal_jax.errors import InputError, unknown_name
+from dal_jax.errors import InputError
+from dal_jax.fields import fields, type_name, unknown_field
 
 # What the command's other flags cross.
 _OTHERWISE = {
@@ -74,15 +74,35 @@ def named_sweeps(config_file: Path) -> dict[str, Sequence[str]]:
     return get_sweeps() if get_sweeps else {}
 
 
+def refuse_crossed(words: Iterable[str]) -> None:
+    """Raises InputError for a field of a command line that has a flag of its own.
+
+    The comparison would set it in every run, whatever was given for it.
+
+    Example:
+      >>> refuse_crossed(["dal-jax", "compare", "--config.seed=3"])
+      Traceback (most recent call last):
+      dal_jax.errors.InputError: --config.seed=3 has no effect in a comparison: expected
+      --seeds for it; use that
+    """
+    for word in words:
+        field = word.partition("=")[0].lstrip("-").removeprefix("config.")
+        if "config." in word and field in _OTHERWISE:
+            raise InputError(
+                f"{word} has no effect in a comparison: expected {_OTHERWISE[field]} "
+                "for it; use that"
+            )
+
+
 def _parse(text: str) -> Sweep:
     field, _, values = text.partition(":")
     if field in _OTHERWISE:
         raise InputError(
             f"{field} is not swept: expected {_OTHERWISE[field]} for it; use that"
         )
-    kinds = cli.fields()
+    kinds = fields()
     if field not in kinds:
-        raise unknown_name("swept field", field, kinds)
+        raise unknown_field("swept field", field)
     parsed = tuple(_value(field, kinds[field], value) for value in _split(values))
     if not parsed or len(set(map(repr, parsed))) < len(parsed):
         raise InputError(
@@ -118,8 +138,10 @@ def _value(field: str, kind: Any, value: Any) -> Any:
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value is None and types.NoneType in options:
         return None
+    expected = f"expected {type_name(kind)}; give such values"
     for option in options:
         if typing.get_origin(option) is tuple:
+            expected = "expected tuples of numbers; write one as (64,) or (64,32)"
             item = typing.get_args(option)[0]
             good = (int,) if item is int else (int, float)
             if isinstance(value, tuple) and all(type(x) in good for x in value):
@@ -129,7 +151,4 @@ def _value(field: str, kind: Any, value: Any) -> Any:
                 return float(value)
         elif type(value) is option:
             return value
-    raise InputError(
-        f"{field}={value} is of the wrong kind: expected {cli.type_name(kind)}; give "
-        "such values"
-    )
+    raise InputError(f"{field}={value} is of the wrong kind: {expected}")

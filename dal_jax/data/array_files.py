@@ -12,7 +12,7 @@ import numpy as np
 
 from dal_jax.data import listing, parquet
 from dal_jax.errors import InputError
-from dal_jax.files import require_file
+from dal_jax.files import require_file, why_unread
 
 KINDS = ("images", "inputs")
 _LABELS = ("labels", "clean_labels", "class_names")
@@ -135,8 +135,8 @@ def _load(path: Path, wanted: tuple[str, ...] = ()) -> Any:
             return arrays | {"there": archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{path} does not load ({error}): expected plain numpy arrays, nothing "
-            "pickled; save it again with numpy"
+            f"{path} does not load ({why_unread(error)}): expected plain numpy "
+            "arrays, nothing pickled; save it again with numpy"
         ) from None
 
 

@@ -122,6 +122,10 @@ class ArrayImages(EncodedImages):
         return hashlib.sha256(self.array.tobytes()).hexdigest()
 
 
+# A side that images may be scaled to: what is longer is a slip of the finger.
+MOST_PIXELS = 2**14
+
+
 def with_channel_axis(images: np.ndarray) -> np.ndarray:
     """Returns images ``[N, H, W]`` as ``[N, H, W, 1]``, others as they are."""
     return images[..., np.newaxis] if images.ndim == 3 else images
@@ -134,7 +138,7 @@ def fingerprint_of_files(paths: Sequence[str]) -> str:
         try:
             status = os.stat(path)  # noqa: PTH116 (half the time, a million times)
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-        except OSError:
+        except (OSError, ValueError):  # such as a path with a zero byte
             digest.update(f"{path}\0missing\0".encode())
     return digest.hexdigest()
 

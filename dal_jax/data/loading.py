@@ -12,7 +12,7 @@ import numpy as np
 
 from dal_jax.data import annotators, arrays, cache, digits, folder, listing, tfds
 from dal_jax.data.array_files import Columns
-from dal_jax.data.images import ArrayImages
+from dal_jax.data.images import MOST_PIXELS, ArrayImages
 from dal_jax.data.materialize import materialize
 from dal_jax.data.split import Dataset, Split
 from dal_jax.data.subsets import first_classes, fixed_subset
@@ -206,8 +206,11 @@ def _check(config: "DatasetConfig"):
             "dataset.annotators=distribution without labels of several annotators: "
             "expected dataset.label_columns or dataset.annotators_path; set one"
         )
-    if config.image_size is not None and config.image_size < 1:
-        raise InputError(f"dataset.image_size={config.image_size}: expected at least 1")
+    if config.image_size is not None and not 1 <= config.image_size <= MOST_PIXELS:
+        raise InputError(
+            f"dataset.image_size={config.image_size}: expected 1 to {MOST_PIXELS}; "
+            "give another"
+        )
     if config.workers is not None and config.workers < 0:
         raise InputError(f"dataset.workers={config.workers}: expected 0 or more")
 

@@ -1,10 +1,9 @@
-"""Inputs and labels from the columns of a Parquet file, through pyarrow, an extra.
+"""Inputs and labels from the columns of a Parquet file, through pyarrow.
 
 Inputs are one column of lists, all of one length, or several columns of numbers, which
 become float32 features in the order of the columns.
 """
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,12 @@ def read(
       there are such: integers, or a list of text.
 
     Raises:
-      InputError: pyarrow is not installed, or the file is no Parquet file, lacks a
-        column or a value, or has a column that is no list of numbers.
+      InputError: the file is no Parquet file, lacks a column or a value, or has a
+        column that is no list of numbers.
     """
-    arrow, parquet = _pyarrow()
+    import pyarrow as arrow
+    from pyarrow import parquet
+
     try:
         with parquet.ParquetFile(path) as file:
             schema = {field.name: field.type for field in file.schema_arrow}
@@ -65,18 +66,6 @@ def read(
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path} cannot be read ({reason}): expected a Parquet file; write it again"
-        ) from None
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    # An extra: nothing else needs it.
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-        return importlib.import_module("pyarrow"), parquet
-    except ImportError:
-        raise InputError(
-            "a .parquet file needs pyarrow, which is not installed: install it with "
-            "pip install 'dal_jax[parquet]', or save the arrays with numpy"
         ) from None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from dal_jax.data import parquet
 from dal_jax.data.folder import images_below
 from dal_jax.errors import InputError
-from dal_jax.files import require_file
+from dal_jax.files import require_file, why_unread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +47,15 @@ def find(
       InputError: the path does not exist, or holds no inputs.
     """
     path = Path(path).expanduser()
+    try:
+        path.stat()
+    except OSError as error:
+        raise InputError(
+            f"no file or folder {path} ({error.strerror}): expected images, a .csv, an "
+            ".npy, an .npz or a .parquet; check the path"
+        ) from None
     if path.is_dir():
         return _folder(path)
-    if not path.exists():
-        raise InputError(
-            f"no file or folder {path}: expected images, a .csv, an .npy, an .npz "
-            "or a .parquet; check the path"
-        )
     suffix = path.suffix.lower()
     if suffix == ".csv":
         return _list(path)
@@ -109,8 +111,8 @@ def _array(path: Path) -> np.ndarray:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path} does not load ({error}): expected plain numpy arrays, nothing "
-            "pickled; save it again with numpy"
+            f"{path} does not load ({why_unread(error)}): expected plain numpy "
+            "arrays, nothing pickled; save it again with numpy"
         ) from None
     raise InputError(
         f"{path} has the arrays {', '.join(names) or 'none'}: expected images or "

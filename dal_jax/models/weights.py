@@ -110,7 +110,8 @@ def read(path: str | os.PathLike[str], parameters: Collection[str]) -> Stored:
     if missing or left_over:
         raise InputError(
             f"weights {path} are not those of this network, by the names of "
-            f"{naming.whose}: " + _differences(missing, left_over)
+            f"{naming.whose}: {_differences(missing, left_over)}; give those of this "
+            "network, or the network of these"
         )
     return Stored(path, tensors, naming, metadata)
 
@@ -146,7 +147,7 @@ def check_shapes(stored: Stored, expected: Mapping[str, Shape]) -> None:
     if wrong:
         raise InputError(
             f"weights {stored.path} are not those of this network: {len(wrong)} of "
-            f"another shape ({_few(wrong)})"
+            f"another shape ({_few(wrong)}); give those of this network"
         )
 
 

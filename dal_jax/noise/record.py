@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dal_jax.errors import InputError
-from dal_jax.files import require_file, write_atomically
+from dal_jax.files import require_file, why_unread, write_atomically
 
 # Of more classes there is no transition matrix: it takes 8 K^2 bytes, half a gigabyte
 # at this K. Sets with label noise have fewer (WebVision: 5,000), vocabularies more.
@@ -245,10 +245,9 @@ def read_numpy(path: str | os.PathLike[str]) -> np.ndarray | dict[str, np.ndarra
                 return content
             return {name: content[name] for name in content.files}
     except _UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(
-            f"{path} cannot be read ({reason}): expected numbers saved by numpy; save "
-            "it again"
+            f"{path} cannot be read ({why_unread(error)}): expected numbers saved by "
+            "numpy; save it again"
         ) from None
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from dal_jax.config import TrainConfig, config_of
 from dal_jax.errors import InputError
+from dal_jax.files import why_unread
 from dal_jax.noise import NoiseRecord
 from dal_jax.training.mark import read_json, read_lines
 from dal_jax.training.workdir import Workdir
@@ -188,6 +189,6 @@ def _arrays(
             return {key: arrays[key] for key in wanted}
     except _UNREADABLE as error:
         raise InputError(
-            f"{path} cannot be read ({str(error).splitlines()[0]}): expected the file "
+            f"{path} cannot be read ({why_unread(error)}): expected the file "
             "that the run wrote; restore it, or move it away for a report without it"
         ) from None

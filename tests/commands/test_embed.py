@@ -217,7 +217,13 @@ CASES = {
     "place": ({"out": "nowhere/at/all.npy"}, "no directory nowhere/at"),
     "size": ({"image_size": 0}, "image_size=0"),
     "batch": ({"batch_size": 0}, "--batch_size=0"),
+    "large": ({"image_size": 10**8}, "image_size=100000000: expected 1 to 16384"),
+    "long": ({"inputs": "x" * 300}, "no file or folder xxx"),
+    "long out": ({"out": "x" * 300 + ".npy"}, "File name too long"),
+    "channels": ({"channels": 2}, "--channels=2: expected 1 or 3"),
     "process": ({"process_id": 1}, "process 1 of 1"),
+    "processes": ({"num_processes": 0}, "--num_processes=0: expected a positive"),
+    "other network": ({"model": "linear"}, "give those of this network"),
     "no normalization": ({"normalization": ""}, "do not tell how pixels are norm"),
     "normalization": ({"normalization": "imagnet"}, "did you mean 'imagenet'?"),
 }
@@ -237,10 +243,12 @@ def test_images_of_which_none_can_be_read(command, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "a.png").write_bytes(b"no image")
-    status, printed, errors = command(inputs=folder)
-    assert (status, printed) == (2, "")
-    assert "none of 1 images can be read" in errors
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+    (folder / "zero.csv").write_bytes(b"path\na\0b.png\n")
+    for inputs in (folder, folder / "zero.csv"):
+        status, printed, errors = command(inputs=inputs)
+        assert (status, printed) == (2, "")
+        assert "none of 1 images can be read" in errors
+        assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
 def test_an_array_and_a_list(command, whole, images, tmp_path):

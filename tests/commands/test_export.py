@@ -76,12 +76,13 @@ def test_stablehlo_runs_in_a_process_without_the_package(command, expected, tmp_
 
 # Importing jax2onnx says that things of Flax are old.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_onnx_runs_in_onnxruntime(command, trained, expected, tmp_path):
+def test_onnx_runs_in_onnxruntime(command, trained, expected, tmp_path, caplog):
     pytest.importorskip("jax2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     out = tmp_path / "digits.onnx"
     status, _, _ = command(out=out, format="onnx", checkpoint="last")
     assert status == 0
+    assert not caplog.records  # what jax2onnx has to say is of no use to a person
     session = onnxruntime.InferenceSession(out)
     for count in (1, 7, 70):
         (probabilities,) = session.run(["probabilities"], {"inputs": IMAGES[:count]})
@@ -133,6 +134,10 @@ REFUSED = {
     "format": ({"format": "onx"}, "did you mean 'onnx'"),
     "workdir": ({"workdir": "."}, "is no run of dal_jax"),
     "no out": ({"out": ""}, "no --out"),
+    "out below a file": ({"out": "there/o"}, "no directory there"),
+    "long": ({"out": "x" * 300}, "File name too long"),
+    "workdir a file": ({"workdir": "there"}, "is no run of dal_jax"),
+    "argument": ({"top": "3"}, "Unknown command line flag 'top'"),
     "no folder": ({"out": "a/b"}, "no directory a"),
     "exists": ({"out": "there"}, "there exists"),
     "described": ({"out": "beside"}, "beside.json exists"),

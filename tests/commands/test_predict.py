@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import numpy as np
@@ -111,6 +112,11 @@ def wrong(tmp_path):
     np.save(tmp_path / "other.npy", np.zeros((2, 6, 8, 1), np.uint8))
     np.savez(tmp_path / "two.npz", a=np.zeros(2), b=np.zeros(2))
     np.save(tmp_path / "good.npy", TEST.inputs[:2])
+    np.save(tmp_path / "none.npy", TEST.inputs[:0])
+    np.save(tmp_path / "nan.npy", np.full((2, 8, 8, 1), np.nan, np.float32))
+    (tmp_path / "zero.csv").write_bytes(b"path\na\0b.png\n")
+    (tmp_path / "latin.csv").write_bytes("path\nö.png\n".encode("latin1"))
+    os.mkfifo(tmp_path / "pipe.npy")
     return tmp_path
 
 
@@ -122,7 +128,17 @@ REFUSED = {
     "empty": ({"inputs": "empty"}, "holds no image"),
     "unreadable": ({"inputs": "bad.png"}, "none of the inputs can be read"),
     "no list": ({"inputs": "list.csv"}, "expected a column path"),
-    "no array": ({"inputs": "bad.npy"}, "does not load"),
+    "no array": ({"inputs": "bad.npy"}, "does not load (no plain array of numpy"),
+    "no rows": ({"inputs": "none.npy"}, "expected [N, ...] with at least one input"),
+    "nan": ({"inputs": "nan.npy"}, "inputs are float32"),
+    "no path": ({"inputs": "zero.csv"}, "embedded null byte"),
+    "no UTF-8": ({"inputs": "latin.csv"}, "expected UTF-8 text"),
+    "pipe": ({"inputs": "pipe.npy"}, "is no regular file"),
+    "long": ({"inputs": "x" * 300}, "(File name too long): expected images"),
+    "long out": ({"inputs": "good.npy", "out": "x" * 300}, "File name too long"),
+    "out below a file": ({"inputs": "good.npy", "out": "bad.png/o"}, "does not exist"),
+    "workdir a file": ({"inputs": "good.npy", "workdir": "bad.png"}, "is no run of"),
+    "top": ({"inputs": "good.npy", "top": "-1"}, "expected a positive integer"),
     "shape": ({"inputs": "other.npy"}, "expected image files of 8 x 8 pixels or uint8"),
     "arrays": ({"inputs": "two.npz"}, "has the arrays a, b"),
     "workdir": ({"inputs": "good.npy", "workdir": "empty"}, "is no run of dal_jax"),

@@ -1,7 +1,6 @@
 """Features and tables: files of inputs and labels, what is refused, statistics."""
 
 import contextlib
-import importlib
 import os
 import threading
 
@@ -202,16 +201,10 @@ def test_tables_of_two_widths(tmp_path):
     assert "test inputs are float32 [3] and training inputs float32 [2]" in line
 
 
-def test_what_is_no_parquet_file_or_nobody_can_read(tmp_path, monkeypatch):
+def test_what_is_no_parquet_file(tmp_path):
     path = tmp_path / "x.parquet"
     path.write_bytes(b"PAR1 and nothing more")
     assert "expected a Parquet file" in message(train_path=path)
-
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
-    assert "pip install 'dal_jax[parquet]'" in message(train_path=path)
 
 
 # --- named pipes ----------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What a user gets wrong: status 2, one line that helps, and nothing written."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -24,10 +25,16 @@ FIELDS = [
     ("num_epoch=3", "'num_epoch'", "'num_epochs'"),
     ("optimizer.learning_rat=1", "'optimizer.learning_rate'"),
     ("loss=gce", "'loss'", "loss.name"),
-    ("num_epochs=three", "num_epochs", "three"),
+    ("rate=0.2", "'rate'", "did you mean 'noise.rate'? dal-jax train --help"),
+    ("zzzzz=1", "'zzzzz': expected another name; dal-jax train --help lists all"),
+    ("=1", "unknown config field ''"),
+    ("num-epochs=1", "'num-epochs': did you mean 'num_epochs'?"),
+    ("num_epochs=three", "--config.num_epochs=three: expected an integer; give"),
     ("num_epochs=2.5", "num_epochs", "2.5"),
+    ("num_epochs=", "--config.num_epochs=: expected an integer"),
+    ("noise.rate=a: b", "--config.noise.rate=a: b: expected a number; give"),
     ("num_epochs=None", "num_epochs", "int"),
-    ("optimizer.nesterov=perhaps", "optimizer.nesterov", "perhaps"),
+    ("optimizer.nesterov=perhaps", "nesterov=perhaps: expected true or false; give"),
     ("model.channels=8,wide", "model.channels", "wide"),
     ("model.channels=0", "model.channels"),
     ("dataset.name=digit", "'digit'", "'digits'", "tfds", "folder"),
@@ -67,6 +74,7 @@ FIELDS = [
     ("dataset.validation_fraction=1", "validation_fraction"),
     ("dataset.train_size=99999", "train_size", "1297"),
     ("dataset.train_size=0", "train_size"),
+    ("dataset.image_size=100000000", "image_size=100000000: expected 1 to 16384"),
     ("augmentation.mean=0.5,0.5,0.5", "mean", "std"),
     ("augmentation.mean=0.1,0.2 --config.augmentation.std=1.0,1.0", "mean"),
     ("augmentation.std=0.0 --config.augmentation.mean=0.5", "std"),
@@ -89,7 +97,7 @@ FIELDS = [
 def test_a_field(case, command, tmp_path):
     overrides, *words = case
     workdir = tmp_path / "run"
-    arguments = f"--config.{overrides}".split(" ")
+    arguments = re.split(r" (?=--)", f"--config.{overrides}")
     check_refused(command(f"--workdir={workdir}", *arguments), workdir, *words)
 
 
@@ -100,6 +108,7 @@ CONFIG_FILES = {
     "does not import": ("import no_such_module_here\n", "no_such_module_here"),
     "does not parse": ("def get_config(:\n", "wrong.py"),
     "raises": ("def get_config():\n    return [][3]\n", "list index out of range"),
+    "lacks a file": ("def get_config():\n    open('/no/file')\n", "'/no/file'"),
 }
 
 
@@ -121,6 +130,7 @@ def test_a_config_file(name, override, command, tmp_path):
     [
         ("stray", ["'stray'", "--config.FIELD"]),
         ("--workdir=", ["--workdir=", "empty"]),
+        ("--noconfig.dedal", ["unknown config field 'dedal'"]),
         (
             "--coordinato=me",
             ["'coordinato'. Did you mean: coordinator; expected a flag"],
@@ -128,7 +138,10 @@ def test_a_config_file(name, override, command, tmp_path):
         ("num_epochs=3", ["'num_epochs=3'", "--config.FIELD"]),
         ("--num_epochs=3", ["num_epochs"]),
         ("--coordinator=localhost:1234", ["--num_processes", "--process_id"]),
-        ("--distributed=maybe", ["distributed", "maybe", "auto"]),
+        ("--distributed=maybe", ["--distributed=maybe: expected one of off, auto;"]),
+        ("--overwrite=maybe", ["--overwrite=maybe: expected true or false; give"]),
+        ("--nooverwrite=true", ["--nooverwrite=true does not take", "leave out"]),
+        ("--connect_seconds=0", ["--connect_seconds=0: expected a positive integer"]),
     ],
 )
 def test_an_argument(argument, words, command, tmp_path):
@@ -226,6 +239,16 @@ def test_a_workdir_that_is_a_file(command, tmp_path):
     assert outcome.err.count("\n") == 1
     assert str(path) in outcome.err
     assert path.read_text() == "mine"
+
+
+def test_a_path_that_no_file_system_takes(command, tmp_path):
+    workdir = tmp_path / ("w" * 300)
+    outcome = command(f"--workdir={workdir}")
+    assert outcome.status == 2
+    assert outcome.err.count("\n") == 1
+    assert f"cannot use {workdir}" in outcome.err
+    assert "File name too long" in outcome.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_workdir_below_a_file(command, tmp_path):

@@ -103,6 +103,12 @@ REFUSED = {
         "there is no file nowhere.npy",
     ),
     "seed": (["--config.noise.seed=-1"], "at least 0, got -1"),
+    "no number": (["--config.noise.rate=nan"], "noise rate nan is outside [0, 1]"),
+    "no matrix": (
+        ["--config.noise.kind=transition_matrix", f"--config.noise.path={__file__}"],
+        "cannot be read (no plain array of numpy is in it): expected numbers saved",
+    ),
+    "argument": (["stray"], "expected only --flags and overrides"),
 }
 
 
