@@ -66,7 +66,8 @@ html_theme_options = {
     "use_download_button": False,
     "navbar_persistent": [],  # the side bar has a search
 }
-html_static_path = []
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 
 
 # Other scripts in examples/ are programs with flags, and no pages.
