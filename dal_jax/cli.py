@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import functools
+import gc
 import os
 import re
 import sys
@@ -46,6 +47,8 @@ def run_command(
       configured: whether there is a ``--config``; otherwise the command gets only the
         flags' values.
     """
+    # Tracing makes many objects and little garbage, and looking for it takes time.
+    gc.set_threshold(50_000)
     argv = list(sys.argv if argv is None else argv)
     values = flags.FlagValues()
     define_flags(values)
