@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import gc
 import os
 import re
 import sys
@@ -48,6 +49,8 @@ def run_command(
       configured: whether there is a ``--config``; otherwise the command gets only the
         flags' values.
     """
+    # Tracing makes many objects and little garbage, and looking for it takes time.
+    gc.set_threshold(50_000)
     argv = list(sys.argv if argv is None else argv)
     values = flags.FlagValues()
     define_flags(values)

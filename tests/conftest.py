@@ -1,5 +1,6 @@
 """What all tests share: quick compilation, a cache and processes of their own."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PATIENCE = 900
 
 # Programs here are small and run a few times: optimising them costs more than it saves.
-_QUICK = "--xla_backend_optimization_level=0"
+_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if _QUICK not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 # Accelerators are not shared by the processes that tests run in and start.
@@ -33,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     Not one for all of pytest's processes: JAX writes a compiled program in place, where
     another process may read half of it.
     """
+    # Tracing makes many objects, and the collector would go through them all the time.
+    gc.set_threshold(50_000)
     directory = tempfile.mkdtemp(prefix="dal_jax_tests_")
     os.environ["XDG_CACHE_HOME"] = directory
     config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))

@@ -80,11 +80,11 @@ def make_evaluation(
         workers=workers,
     )
     pace = Pace(run.unit)
+    none = Predictions.none(len(split)) if keeps_predictions else None
+    nothing = parallel.place_data(Evaluated(EvalSums.zero(), none))
 
     def evaluate(state: TrainState, before_call: Callable[[], None]) -> Evaluated:
-        context = state.predictor
-        none = Predictions.none(len(split)) if keeps_predictions else None
-        found = parallel.place_data(Evaluated(EvalSums.zero(), none))
+        context, found = state.predictor, nothing
         for first, last in pace.calls(0, len(order)):
             before_call()
             found = run(context, found, order, first, last)

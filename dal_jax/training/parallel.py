@@ -98,9 +98,10 @@ class ShardedJit:
 
     def init_state(self, init: Callable[..., PyTree], *args: Any) -> PyTree:
         """Runs ``init`` with its result laid out as a state."""
-        init, held = _without_arrays(init, *args)
-        shardings = self._shardings(jax.eval_shape(init, held, *args))
-        return jax.jit(init, out_shardings=shardings)(held, *args)
+        init, held, shapes = _without_arrays(init, *args)
+        shardings = self._shardings(shapes)
+        compiled = jax.jit(init, out_shardings=shardings, compiler_options=_run_once())
+        return compiled(held, *args)
 
     def stored_state(self, state: PyTree) -> PyTree:
         """Returns a state in the form that is checkpointed: one copy of each array."""
@@ -188,8 +189,9 @@ class Pmap:
 
     def init_state(self, init: Callable[..., PyTree], *args: Any) -> PyTree:
         """Runs ``init`` once and replicates its result."""
-        init, held = _without_arrays(init, *args)
-        return self.place_state(jax.device_get(jax.jit(init)(held, *args)))
+        init, held, _ = _without_arrays(init, *args)
+        compiled = jax.jit(init, compiler_options=_run_once())
+        return self.place_state(jax.device_get(compiled(held, *args)))
 
     def stored_state(self, state: PyTree) -> PyTree:
         """Returns a state in the form that is checkpointed: one copy of each array."""
@@ -277,11 +279,12 @@ def _put(value: Any, sharding: NamedSharding) -> jax.Array:
 
 def _without_arrays(
     function: Callable[..., PyTree], *args: Any
-) -> tuple[Callable[..., PyTree], list[jax.Array]]:
+) -> tuple[Callable[..., PyTree], list[jax.Array], PyTree]:
     """Returns a function that takes the arrays it holds first, and these arrays.
 
     The compiler would copy them into its program: weights from a file are hundreds of
-    megabytes, which a compilation cache would then keep.
+    megabytes, which a compilation cache would then keep. Third come the shapes of the
+    function's result.
     """
     closed, result = jax.make_jaxpr(function, return_shape=True)(*args)
 
@@ -289,7 +292,17 @@ def _without_arrays(
         leaves = eval_jaxpr(closed.jaxpr, held, *jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
-    return run, closed.consts
+    return run, closed.consts, result
+
+
+def _run_once() -> dict[str, int] | None:
+    """Returns how to compile what runs once: on the CPU, optimized a little.
+
+    It compiles in a third of the time, to the same bits; level 0 gives other ones.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    return {"xla_backend_optimization_level": 1}
 
 
 def _copy(tree: PyTree) -> PyTree:

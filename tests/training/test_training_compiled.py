@@ -233,3 +233,19 @@ def test_bfloat16_trains(tmp_path):
     assert runs["bfloat16"]["train_loss"] == pytest.approx(
         runs["float32"]["train_loss"], rel=0.05
     )
+
+
+def test_the_initialisation_has_the_bits_of_an_optimized_program():
+    """Though it is compiled with few optimizations, to start sooner."""
+    model = models.functionalize(
+        lambda rngs: models.create(
+            "mlp", image_shape=(8, 8, 1), num_classes=10, rngs=rngs
+        )
+    )
+    found = parallel.make_parallel("jit", 8).init_state(model.init, jax.random.key(3))
+    options = {
+        "xla_backend_optimization_level": 3,
+        "xla_llvm_disable_expensive_passes": False,
+    }
+    optimized = jax.jit(model.init, compiler_options=options)(jax.random.key(3))
+    jax.tree.map(np.testing.assert_array_equal, found, optimized)
