@@ -15,7 +15,7 @@ another loss, add ``--config.loss.q_start=None``.
 Accuracy and time depend on the data. A million made-up vectors of 512 numbers and 100
 classes, 40 % labelled wrong: test accuracy 0.753 (cross entropy 0.748), where knowing
 the classes' means gives 0.794; the audit's AUROC 0.989. On two cores 102 s for the run,
-its start and report included, and 27 s for the audit; 2.6 to 3.3 GB and 1.3 GB
+its start and report included, and 27 s for the audit; 2.6 GB and 1.3 GB
 (``benchmarks/features.py``, seed 0; benchmarks/results/features-cpu.md).
 """
 
