@@ -306,10 +306,11 @@ def trained(tmp_path_factory, compilation_cache) -> Path:
     config = TrainConfig(
         dataset=DatasetConfig(train_size=400, validation_fraction=0.2),
         model=ModelConfig("cnn", channels=(8,), hidden=(16,)),
-        optimizer=OptimizerConfig(learning_rate=0.3, schedule="constant"),
+        optimizer=OptimizerConfig(learning_rate=0.5, schedule="constant"),
         num_epochs=6,
         batch_size=32,
         checkpoint_every=1,
+        seed=1,
     )
     workdir = tmp_path_factory.mktemp("trained") / "run"
     training.train_and_evaluate(config, workdir)

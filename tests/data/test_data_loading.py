@@ -98,7 +98,7 @@ def test_images_in_memory_are_streamed_where_that_is_asked_for():
         ({"storage": "disk"}, "dataset.storage=disk: expected auto or memory or str"),
         ({"on_unreadable": "x"}, "dataset.on_unreadable=x: expected stop or skip"),
         ({"channels": 4}, "dataset.channels=4: expected 1 or 3"),
-        ({"image_size": 0}, "dataset.image_size=0: expected at least 1"),
+        ({"image_size": 0}, "dataset.image_size=0: expected 1 to 16384"),
         ({"workers": -1}, "dataset.workers=-1: expected 0 or more"),
     ],
 )

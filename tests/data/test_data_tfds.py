@@ -45,6 +45,18 @@ def png(value):
     return buffer.getvalue()
 
 
+def splits(sizes):
+    return [
+        {
+            "name": split,
+            "shardLengths": [str(size)],
+            "numBytes": "1000",
+            "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        }
+        for split, size in sizes.items()
+    ]
+
+
 def make_set(root, name="tiny", version="1.0.0", *, ids=True, labels=None, image=png):
     """Writes train and test of a set in an order that is not the original one."""
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -84,15 +96,7 @@ def make_set(root, name="tiny", version="1.0.0", *, ids=True, labels=None, image
         "version": version,
         "moduleName": "__main__",
         "fileFormat": "array_record",
-        "splits": [
-            {
-                "name": split,
-                "shardLengths": [str(len(order))],
-                "numBytes": "1000",
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-            }
-            for split, order in orders.items()
-        ],
+        "splits": splits({split: len(order) for split, order in orders.items()}),
     }
     (directory / "dataset_info.json").write_text(json.dumps(info))
     return directory
@@ -125,6 +129,49 @@ def test_index_is_the_original_one_by_id(tmp_path):
     assert dataset.test.index.tolist() == [1, 0]
     assert train.labels.dtype == np.int32
     assert train.index.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "name", ["cifar10", "cifar100", "fashion_mnist", "mnist", "svhn_cropped"]
+)
+def test_public_sets_as_tensorflow_datasets_declares_them(tmp_path, name):
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    info = tfds.builder(name, data_dir=str(tmp_path)).info
+    directory = tmp_path / name / str(info.version)
+    directory.mkdir(parents=True)
+    info.features.save_config(str(directory))
+    declared = json.loads(info.as_json) | {
+        "fileFormat": "array_record",
+        "splits": splits({"train": 3, "test": 3}),
+    }
+    (directory / "dataset_info.json").write_text(json.dumps(declared))
+    shape, classes = info.features["image"].shape, info.features["label"].num_classes
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
+    labels = [classes - 1, 0, 7]
+    for split in ("train", "test"):
+        path = directory / f"{name}-{split}.array_record-00000-of-00001"
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for number, image in enumerate(images):
+            example = tf_example_pb2.Example()
+            feature = example.features.feature
+            encoded = io.BytesIO()
+            Image.fromarray(image.squeeze()).save(encoded, "PNG")
+            feature["image"].bytes_list.value.append(encoded.getvalue())
+            feature["label"].int64_list.value.append(labels[number])
+            if "coarse_label" in info.features:  # comes first by name
+                feature["coarse_label"].int64_list.value.append(1)
+            if "id" in info.features:
+                feature["id"].bytes_list.value.append(f"{split}_{number:05d}".encode())
+            writer.write(example.SerializeToString())
+        writer.close()
+    train = load(tmp_path, name).train
+    np.testing.assert_array_equal(train.inputs, images)
+    assert train.labels.tolist() == labels
+    assert train.index_is_original == ("id" in info.features)
+    assert load(tmp_path, name).class_names == tuple(info.features["label"].names)
 
 
 def test_part_of_a_split_keeps_the_whole_ones_index_and_size(tmp_path):

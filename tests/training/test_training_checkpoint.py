@@ -469,12 +469,12 @@ def test_saving_again_and_again_takes_no_more_memory(files):
 
     noise = np.random.default_rng(0).standard_normal(2**25, np.float32)
     arrays = {"noise": jnp.asarray(noise)}
+    np.asarray(arrays["noise"])  # what the array keeps of itself on the host
     checkpoints = Checkpoints(files, keep=1)
-    checkpoints.save(1, arrays)
-    checkpoints.wait()
-    before = resident()
-    for step in (2, 3, 4):
+    before, after = resident(), []
+    for step in range(3, 9):
         checkpoints.save(step, arrays)
         checkpoints.wait()
+        after.append(resident())
     checkpoints.close()
-    assert resident() - before < noise.nbytes / 1024 / 4
+    assert max(after) - before < noise.nbytes / 1024
