@@ -120,7 +120,10 @@ def test_vmap_over_kernels():
     gradient = jax.jit(jax.grad(loss, 1))
     mapped = jax.jit(jax.vmap(jax.grad(loss, 1), (None, 0)))(images, kernels)
     for i in range(2):
-        np.testing.assert_allclose(mapped[i], gradient(images, kernels[i]), rtol=1e-4)
+        # Each is a sum of 216 products, and some of the sums cancel.
+        expected = gradient(images, kernels[i])
+        atol = 1e-5 * float(jnp.max(jnp.abs(expected)))
+        np.testing.assert_allclose(mapped[i], expected, rtol=1e-4, atol=atol)
 
 
 @pytest.mark.usefixtures("small_chunks")
