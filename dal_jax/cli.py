@@ -1,7 +1,5 @@
 """What the commands share: flags, one-line errors, and a quiet start-up."""
 
-import ast
-import functools
 import gc
 import os
 import re
@@ -9,19 +7,15 @@ import sys
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
+from dal_jax import overrides
 from dal_jax.config import TrainConfig
 from dal_jax.errors import InputError, unknown_name
-from dal_jax.fields import loss_fields, type_name, typed_fields, unknown_field
+from dal_jax.fields import loss_fields, type_name, typed_fields
 
-_OVERRIDE = re.compile(
-    r"--?(?P<no>no)?config\.(?P<field>[^=]*)(=(?P<value>.*))?", re.DOTALL
-)
-_BOOLEANS = ("true", "false")
 _DEFAULT_CONFIG = "digits"
 _CONFIG_HELP = (
     "A recipe's name, or a Python file with get_config() -> dal_jax.config.TrainConfig."
@@ -38,8 +32,9 @@ def run_command(
 ) -> None:
     """Parses the command line, runs a command and ends the process.
 
-    The exit status is 0 if the command returns, and 2 after an :class:`InputError`,
-    whose line is printed on standard error, or where a package is missing.
+    The exit status is 0 if the command returns. It is 2 after an :class:`InputError`,
+    whose line is printed on standard error, or where a package is missing, and 1 where
+    memory ran out.
 
     Args:
       command: called with the configuration and the flags' values.
@@ -74,6 +69,11 @@ def run_command(
         if error.filename is None:
             raise  # no path that a user gave
         end(InputError(f"cannot use {error.filename}: {error.strerror}; check it"), 2)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        smaller = "smaller batches, images or networks, model.remat=True"
+        end(RuntimeError(f"out of memory; try {smaller}, precision=bfloat16"), 1)
     except KeyboardInterrupt:
         # Nothing to save yet, or the second signal.
         end(RuntimeError("interrupted"), 130)
@@ -106,9 +106,16 @@ def end(error: Exception, status: int) -> typing.NoReturn:
     raise SystemExit(status)
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the host or, as XLA words it, on a device."""
+    said = str(error).lower()
+    xla = "resource_exhausted" in said or "out of memory" in said
+    return isinstance(error, MemoryError) or xla
+
+
 def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
     """Returns the configuration with its overrides; fills in the flags' values."""
-    kept, later = _split_overrides(argv)
+    kept, later = overrides.split(argv)
     given, kept = _split_config(kept)
     path = _config_path(given)
     kept.insert(1, f"--config={path}")
@@ -133,10 +140,7 @@ def _parse(argv: list[str], values: flags.FlagValues) -> TrainConfig:
             f"config file {path!r} gave no configuration: expected get_config() to "
             "return a dal_jax.config.TrainConfig; fix it or give another --config"
         )
-    for field, value in later.items():
-        *parents, name = field.split(".")
-        setattr(functools.reduce(getattr, parents, config), name, value)
-    _check_tuples(config)
+    overrides.apply(later, config)
     return config
 
 
@@ -181,70 +185,6 @@ def _wrong_value(
     else:
         expected = parser.syntactic_help
     return InputError(f"{given}: expected {expected}; give another value")
-
-
-def _check_tuples(config: TrainConfig) -> None:
-    # Flags of all other types refuse values of the wrong type themselves.
-    for field, kind in typed_fields().items():
-        if typing.get_origin(kind) is tuple:
-            value = functools.reduce(getattr, field.split("."), config)
-            item = typing.get_args(kind)[0]
-            good = (int,) if item is int else (int, float)
-            if not (isinstance(value, tuple) and all(type(x) in good for x in value)):
-                raise InputError(
-                    f"config field {field!r} is {value!r}: expected a tuple of "
-                    f"{item.__name__}, written as --config.{field}=1,2"
-                )
-
-
-def _split_overrides(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """Returns the arguments to parse, and the fields to set afterwards.
-
-    The fields set afterwards are the loss's, whose types only the losses know, and
-    those set to ``None``.
-    """
-    known = typed_fields()
-    kept, later = [], {}
-    arguments = iter(argv)
-    for argument in arguments:
-        match = _OVERRIDE.fullmatch(argument)
-        no, field, text = match.group("no", "field", "value") if match else ("", "", "")
-        if field.startswith("loss.") and field in loss_fields():
-            if text is None:
-                text = "False" if no else next(arguments, "")
-            later[field] = _loss_value(field, text)
-        elif match and field not in known:
-            raise unknown_field("config field", field)
-        elif text == "None":
-            if type(None) not in typing.get_args(known[field]):
-                raise _cannot_be_none(field, known[field])
-            later[field] = None
-        else:
-            kept.append(argument)
-    return kept, later
-
-
-def _loss_value(field: str, text: str) -> Any:
-    if field == "loss.name" and text == "None":
-        raise _cannot_be_none(field, str)
-    if field in ("loss.name", "loss.preset") and text != "None":
-        return text
-    return _literal(text)
-
-
-def _cannot_be_none(field: str, kind: Any) -> InputError:
-    return InputError(
-        f"config field {field!r} cannot be None: expected {type_name(kind)}; "
-        "give a value"
-    )
-
-
-def _literal(text: str) -> Any:
-    """Reads a number, list or the like as Python; anything else is a name."""
-    try:
-        return ast.literal_eval(text.capitalize() if text in _BOOLEANS else text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _split_config(argv: list[str]) -> tuple[str, list[str]]:

@@ -1,5 +1,7 @@
 """The command line that all commands share."""
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dal_jax import cli
@@ -52,6 +54,33 @@ def test_a_missing_package_is_one_line(capsys):
         run(command=command)
     assert exit_info.value.code == 2
     assert capsys.readouterr().err.startswith("error: PIL is not installed: expected")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda *_: jnp.zeros(2**45),
+        lambda *_: np.zeros(2**45),
+        # In XLA's words for a GPU.
+        lambda *_: fail("RESOURCE_EXHAUSTED: Failed to allocate 9.6MiB."),
+    ],
+    ids=["device", "host", "gpu"],
+)
+def test_a_lack_of_memory_is_one_line(command, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        run(command=command)
+    assert exit_info.value.code == 1
+    line = "error: out of memory; try smaller batches, images or networks, "
+    assert capsys.readouterr().err.startswith(line)
+
+
+def test_other_errors_of_a_command_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="a mistake"):
+        run(command=lambda *_: fail("a mistake"))
+
+
+def fail(message):
+    raise RuntimeError(message)
 
 
 def test_the_last_config_file_counts(capsys, tmp_path):
