@@ -72,7 +72,8 @@ def _forward(images: jax.Array, kernel: jax.Array, stride: int):
 
 
 def _backward(stride: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array):
-    images, kernel = residuals
+    # Before jax 0.9 a constant arrives as an array of NumPy's kind.
+    images, kernel = map(jnp.asarray, residuals)
     return lax.platform_dependent(
         images,
         kernel,
