@@ -15,10 +15,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from dal_jax.hyperparameters import InnerFraction, NonNegative
-from dal_jax.losses import log_space
 from dal_jax.losses.asymmetric import agce
 from dal_jax.losses.dal import ce, mae
-from dal_jax.losses.normalized import above_least, nce, share_of_label
+from dal_jax.losses.normalized import nce, nnce
 
 # The reverse cross entropy takes the logarithm of a one-hot label; log 0 is this.
 _LOG_ZERO = math.log(1e-4)
@@ -193,9 +192,8 @@ def anl_ce(
       Ye et al., 2023, "Active Negative Loss Functions for Learning with Noisy Labels",
       NeurIPS.
     """
-    logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    log_p = log_space.log_probs(logits, axis)  # one for both, which saves time
-    active = share_of_label(-log_p, labels, axis)
-    negative = 1 - share_of_label(above_least(log_p, min_probability), labels, axis)
-    loss = jnp.multiply(alpha, active) + jnp.multiply(beta, negative)
-    return log_space.mask(loss, where)
+    active = nce(logits, labels, axis=axis, where=where)
+    negative = nnce(
+        logits, labels, min_probability=min_probability, axis=axis, where=where
+    )
+    return jnp.multiply(alpha, active) + jnp.multiply(beta, negative)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from dal_jax.hyperparameters import Fraction
 from dal_jax.losses import closed_form, log_space
-from dal_jax.losses.dal import ce, ce_of_top
+from dal_jax.losses.dal import ce
 
 
 def soft_bootstrapping(
@@ -80,7 +80,7 @@ def hard_bootstrapping(
     """
     given = ce(logits, labels, axis=axis, where=where)
     logits, _, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    believed = log_space.mask(ce_of_top(logits, axis), where)
+    believed = log_space.mask(log_space.ce_of_top(logits, axis), where)
     beta = jnp.asarray(beta)
     return beta * given + (1 - beta) * believed
 

@@ -154,7 +154,7 @@ def dal_objective(
     if soft:
         return loss
     logits, _, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    return loss + weight * log_space.mask(ce_of_top(logits, axis), where)
+    return loss + weight * log_space.mask(log_space.ce_of_top(logits, axis), where)
 
 
 def gce(
@@ -231,12 +231,6 @@ def ce(
       [0.17, 0.68]
     """
     return closed_form.of_label(_ce_term, logits, labels, axis=axis, where=where)
-
-
-def ce_of_top(logits: jax.Array, axis: int) -> jax.Array:
-    """Cross entropy against the most probable class, averaged over ties."""
-    top = jnp.max(logits, axis, keepdims=True)
-    return jnp.log(jnp.sum(jnp.exp(logits - top), axis))
 
 
 @jax.custom_jvp

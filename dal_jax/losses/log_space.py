@@ -1,7 +1,8 @@
 r"""Log-probabilities, entropy and masks for losses that need all classes.
 
 Most losses of the family depend only on the log-probability of the given label;
-:mod:`dal_jax.losses.closed_form` handles those.
+:mod:`dal_jax.losses.closed_form` handles those, and
+:mod:`dal_jax.losses.class_sums` those that need sums over the classes.
 
 A loss that needs all classes calls :func:`prepare` first, computes on
 :func:`log_probs` with plain ``jax.numpy``, picks the label with :func:`select_label`
@@ -149,11 +150,55 @@ def entropy(log_p: jax.Array, axis: int) -> jax.Array:
     return -jnp.sum(jnp.exp(log_p) * log_p, axis)
 
 
+@custom_jvp(1)
+def ce_of_top(logits: jax.Array, axis: int) -> jax.Array:
+    r"""Cross entropy against the most probable class, averaged over ties.
+
+    Its derivative is :math:`p_k - 1 / n` for the :math:`n` largest logits, and
+    :math:`p_k` for the others.
+    """
+    top = jnp.max(logits, axis, keepdims=True)
+    return jnp.log(jnp.sum(jnp.exp(logits - top), axis))
+
+
+@ce_of_top.defjvp
+def _ce_of_top_jvp(axis, primals, tangents):
+    (logits,) = primals
+    loss = ce_of_top(logits, axis)
+    top = jnp.max(logits, axis, keepdims=True)
+    # Integers: XLA's CPU backend writes out what it compares and sums as floats.
+    ties = jnp.sum(logits == top, axis, keepdims=True).astype(logits.dtype)
+    # Without a checkpoint the probabilities would be kept for the backward pass.
+    linear = jax.checkpoint(
+        functools.partial(_ce_of_top_tangent, axis), prevent_cse=False
+    )
+    return loss, linear(logits, loss, top, ties, tangents[0])
+
+
+def _ce_of_top_tangent(axis, logits, loss, top, ties, d_logits):
+    """Linear in ``d_logits``."""
+    p = jnp.exp(logits - top - jnp.expand_dims(loss, axis))
+    own = jnp.where(logits == top, 1 / ties, 0)
+    return jnp.sum((p - own) * d_logits, axis)
+
+
 @custom_jvp(0)
 def _pick(axis: int, values: jax.Array, labels: jax.Array) -> jax.Array:
+    masked = functools.partial(_masked, axis)
     if jax.typeof(values).sharding.spec[axis] is not None:
         # With explicit axes, a gather along them would have to name its result's.
-        return jnp.sum(jnp.where(one_hot(labels, values.shape, axis), values, 0), axis)
+        return masked(values, labels)
+    # A gather needs its operand in memory. On a GPU or TPU, a sum is fused with others.
+    return jax.lax.platform_dependent(
+        values, labels, cpu=functools.partial(_gathered, axis), default=masked
+    )
+
+
+def _masked(axis: int, values: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(one_hot(labels, values.shape, axis), values, 0), axis)
+
+
+def _gathered(axis: int, values: jax.Array, labels: jax.Array) -> jax.Array:
     index = jnp.expand_dims(labels, axis)
     return jnp.take_along_axis(values, index, axis, mode="clip").squeeze(axis)
 
@@ -163,9 +208,7 @@ def _pick_jvp(axis, primals, tangents):
     # A comparison with an iota transposes to a select. A gather would transpose to a
     # scatter, which is slow and does not fuse.
     values, labels = primals
-    labelled = one_hot(labels, values.shape, axis)
-    tangent = jnp.sum(jnp.where(labelled, tangents[0], 0), axis)
-    return _pick(axis, values, labels), tangent
+    return _pick(axis, values, labels), _masked(axis, tangents[0], labels)
 
 
 def _shapes(what: str, logits: Any, axis: int) -> str:

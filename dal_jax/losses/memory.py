@@ -12,6 +12,14 @@ from jax.typing import ArrayLike
 
 from dal_jax.hyperparameters import Fraction, NonNegative
 from dal_jax.losses import log_space
+from dal_jax.losses.class_sums import (
+    apart,
+    below,
+    label_and_normalizer,
+    log_p_of,
+    normalizer,
+    sum_over_classes,
+)
 
 # The released code bounds probabilities by this, so that no target reaches 1.
 _LEAST = 1e-4
@@ -54,15 +62,21 @@ def elr(
       [-0.568, 0.311]
     """
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    targets = jax.lax.stop_gradient(jnp.asarray(targets, logits.dtype))
+    targets = jnp.asarray(targets, log_space.wide(logits))
+    targets = jax.lax.stop_gradient(targets)
     chex.assert_equal_shape([logits, targets])
     if where is not None:
         targets = jnp.where(jnp.expand_dims(jnp.asarray(where), axis), targets, 0)
-    log_p = log_space.log_probs(logits, axis)
+    log_p, top, log_total = label_and_normalizer(axis, logits, labels)
+    disagreement = sum_over_classes(_disagreement, axis, (logits, targets), (top,))
+    penalty = jnp.squeeze(jnp.log(disagreement) - log_total, axis)
+    loss = jnp.multiply(regularization_weight, penalty) - log_p
+    return log_space.mask(loss, where)
+
+
+def _disagreement(logits, targets, top):
     # Not 1 - sum(p t), which loses everything where p and t agree.
-    disagreement = jnp.sum(jnp.exp(log_p) * (1 - targets), axis)
-    fit = -log_space.select_label(log_p, labels, axis)
-    return log_space.mask(fit + regularization_weight * jnp.log(disagreement), where)
+    return jnp.exp(below(logits, top)) * (1 - targets)
 
 
 def elr_targets(
@@ -93,9 +107,13 @@ def elr_targets(
       [0.253, 0.034, 0.013]
     """
     targets = jnp.asarray(targets)
-    logits = jax.lax.stop_gradient(jnp.asarray(logits)).astype(targets.dtype)
+    logits, axis = jax.lax.stop_gradient(jnp.asarray(logits)), axis % targets.ndim
     beta = jnp.asarray(beta, targets.dtype)
-    p = jnp.exp(log_space.log_probs(logits, axis % targets.ndim))
-    bounded = jnp.clip(p, _LEAST, 1 - _LEAST)
-    mean = bounded / jnp.sum(bounded, axis, keepdims=True)
-    return beta * targets + (1 - beta) * mean
+    rows = normalizer(axis, logits)
+    total = sum_over_classes(_bounded, axis, (logits,), rows)
+    mean = _bounded(logits, *apart(rows)) / total
+    return (beta * targets + (1 - beta) * mean).astype(targets.dtype)
+
+
+def _bounded(logits, *rows):
+    return jnp.clip(jnp.exp(log_p_of(logits, *rows)), _LEAST, 1 - _LEAST)

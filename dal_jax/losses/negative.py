@@ -3,6 +3,8 @@ r"""Negative learning: learning what an image does not show.
 Kim et al. (2019), "NLNL: Negative Learning for Noisy Labels", arXiv:1908.07387.
 """
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,14 @@ from jax.typing import ArrayLike
 
 from dal_jax.hyperparameters import Count
 from dal_jax.losses import log_space
+from dal_jax.losses.class_sums import (
+    below,
+    log_p_of,
+    normalizer,
+    sum_over_classes,
+)
+
+_HALF = math.log(0.5)
 
 
 def nlnl(
@@ -64,7 +74,7 @@ def nlnl(
     surprise = -_log_complement(logits, negatives, axis)
     if class_weights is not None:
         chex.assert_shape(class_weights, (num_classes,))
-        surprise *= jnp.asarray(class_weights, logits.dtype)[negatives]
+        surprise *= jnp.asarray(class_weights, surprise.dtype)[negatives]
     return log_space.mask(jnp.mean(surprise, 0), where)
 
 
@@ -74,10 +84,22 @@ def _log_complement(logits: jax.Array, negatives: jax.Array, axis: int) -> jax.A
     If a class has more than half of the probability, :math:`1 - p` would lose
     precision, so it is the sum over the other classes. Otherwise it is the difference.
     """
-    log_p = log_space.log_probs(logits, axis)
-    half = jnp.log(0.5)
-    others = jax.nn.logsumexp(log_p, axis, where=log_p <= half)
+    top, log_total = rows = normalizer(axis, logits)
+    # The largest logit but one is the largest of the classes with less than half.
+    second = jax.lax.stop_gradient(logits)
+    second = jnp.where(log_p_of(second, *rows) > _HALF, -jnp.inf, second)
+    second = jnp.max(second, axis, keepdims=True).astype(top.dtype)
+    second = jnp.maximum(second, jnp.finfo(top.dtype).min)
+    others = sum_over_classes(_beside_one, axis, (logits,), (*rows, second))
+    others = jnp.squeeze(jnp.log(others) + second - top - log_total, axis)
     of_negative = jax.vmap(log_space.select_label, (None, 0, None))
-    own = of_negative(log_p, negatives, axis)
-    difference = jnp.log1p(-jnp.exp(jnp.where(own > half, -1, own)))
-    return jnp.where(own > half, others, difference)
+    own = of_negative(logits, negatives, axis).astype(top.dtype)
+    own = below(own, jnp.squeeze(top, axis)) - jnp.squeeze(log_total, axis)
+    difference = jnp.log1p(-jnp.exp(jnp.where(own > _HALF, -1, own)))
+    return jnp.where(own > _HALF, others, difference)
+
+
+def _beside_one(logits, top, log_total, second):
+    """Exponentials of the classes that have less than half of the probability."""
+    less = log_p_of(logits, top, log_total) <= _HALF
+    return jnp.where(less, jnp.exp(below(logits, second)), 0)

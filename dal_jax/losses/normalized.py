@@ -11,12 +11,15 @@ symmetric and therefore robust, but it fits less well. That is why
 :mod:`~dal_jax.losses.active_passive` adds other losses to these.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from dal_jax.hyperparameters import InnerFraction, NonNegative
-from dal_jax.losses import log_space
+from dal_jax.losses import class_sums, log_space
+from dal_jax.losses.closed_form import Term
 from dal_jax.losses.focusing import focal_term
 
 
@@ -40,8 +43,7 @@ def nce(
       [0.031, 0.192]
     """
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    log_p = log_space.log_probs(logits, axis)
-    return log_space.mask(share_of_label(-log_p, labels, axis), where)
+    return log_space.mask(share_of_label(surprise, logits, labels, axis=axis), where)
 
 
 def nfl(
@@ -72,10 +74,8 @@ def nfl(
       [0.013, 0.161]
     """
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    log_p = log_space.log_probs(logits, axis)
-    # Without the checkpoint, the CPU would write out what value and derivative share.
-    values = jax.checkpoint(focal_term)(log_p, jnp.asarray(gamma, log_p.dtype))
-    return log_space.mask(share_of_label(values, labels, axis), where)
+    share = share_of_label(focal_term, logits, labels, (gamma,), axis=axis)
+    return log_space.mask(share, where)
 
 
 def nnce(
@@ -109,16 +109,28 @@ def nnce(
       [0.628, 0.656]
     """
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    log_p = log_space.log_probs(logits, axis)
-    share = share_of_label(above_least(log_p, min_probability), labels, axis)
+    share = share_of_label(above_least, logits, labels, (min_probability,), axis=axis)
     return log_space.mask(1 - share, where)
 
 
-def share_of_label(values: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
+def share_of_label(
+    term: Term,
+    logits: jax.Array,
+    labels: jax.Array,
+    parameters: tuple[Any, ...] = (),
+    *,
+    axis: int,
+) -> jax.Array:
     """The given label's loss, divided by the sum over all labels."""
-    return log_space.select_label(values, labels, axis) / jnp.sum(values, axis)
+    own, total = class_sums.label_and_sum(term, logits, labels, parameters, axis=axis)
+    return own / total
 
 
-def above_least(log_p: jax.Array, min_probability: ArrayLike) -> jax.Array:
+def surprise(log_p: jax.Array) -> jax.Array:
+    """The term of the cross entropy."""
+    return -log_p
+
+
+def above_least(log_p: jax.Array, min_probability: jax.Array) -> jax.Array:
     """How far the log-probabilities are above the smallest that counts."""
     return jnp.maximum(log_p - jnp.log(min_probability), 0)

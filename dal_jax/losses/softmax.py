@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dal_jax.losses import log_space
-from dal_jax.losses.summation import below, half_below, sums_over_classes
+from dal_jax.losses.summation import below, half_below, sums_in_loop
 
 
 class Sums(NamedTuple):
@@ -60,13 +60,13 @@ def label_and_entropy(
     Returns:
       Both ``[...]``, in float32 (float64 for float64 logits).
     """
-    return _finish(_sums(axis, with_entropy, logits, labels))
+    return _finish(row_sums(axis, with_entropy, logits, labels))
 
 
 @label_and_entropy.defjvp
 def _label_and_entropy_jvp(axis, with_entropy, primals, tangents):
     logits, labels = primals
-    sums = _sums(axis, with_entropy, logits, labels)
+    sums = row_sums(axis, with_entropy, logits, labels)
     # Without a checkpoint the exponentials would be kept for the backward pass.
     linear = jax.checkpoint(functools.partial(_tangents, axis), prevent_cse=False)
     return _finish(sums), linear(logits, labels, sums, tangents[0])
@@ -98,7 +98,17 @@ def _tangents(axis, logits, labels, sums, d_logits):
 
 
 @log_space.custom_jvp(0, 1)
-def _sums(axis: int, with_entropy: bool, logits: jax.Array, labels: jax.Array) -> Sums:
+def row_sums(
+    axis: int, with_entropy: bool, logits: jax.Array, labels: jax.Array
+) -> Sums:
+    """The sums, computed as suits the platform.
+
+    Args:
+      axis: the class axis, counted from the front.
+      with_entropy: whether to compute the moment.
+      logits: floating, ``[..., num_classes]``.
+      labels: integers ``[...]``; one outside ``[0, num_classes)`` gives NaN.
+    """
     return jax.lax.platform_dependent(
         logits,
         labels,
@@ -119,8 +129,8 @@ def _parts(logits: jax.Array, axis: int) -> int:
     return math.gcd(classes, 2 if logits.dtype.itemsize >= 4 else 8)
 
 
-@_sums.defjvp
-def _sums_jvp(axis, with_entropy, primals, tangents):
+@row_sums.defjvp
+def _row_sums_jvp(axis, with_entropy, primals, tangents):
     """For second derivatives, of the plain form; JAX cannot derive the other."""
     logits, labels = primals
     passes = functools.partial(in_passes, axis, with_entropy, labels=labels)
@@ -137,7 +147,7 @@ def in_passes(
     label = log_space.select_label(logits, labels, axis)
     if with_entropy and narrow.dtype != logits.dtype:
         degrees = jnp.arange(2, dtype=logits.dtype)
-        both = sums_over_classes(_moment, (narrow,), (top,), (degrees,), axis)
+        both = sums_in_loop(_moment, (narrow,), (top,), (degrees,), axis)
         total, moment = jnp.squeeze(both, axis + 1)
     else:
         exps = jnp.exp(logits - top)

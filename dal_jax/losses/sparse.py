@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from dal_jax.hyperparameters import NonNegative, Positive, PositiveFraction
 from dal_jax.losses import log_space
+from dal_jax.losses.class_sums import below, sum_over_classes
 
 
 def ce_sr(
@@ -48,10 +49,39 @@ def ce_sr(
       [3.267, 3.609]
     """
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    square = jnp.sum(logits**2, axis, keepdims=True)
+    wide = log_space.wide(logits)
+    square = sum_over_classes(_square, axis, (logits,), ())
     # The select keeps the derivative of the root finite at zero.
-    norm = jnp.sqrt(jnp.where(square == 0, 1, square))
-    log_s = log_space.log_probs(logits / (norm * temperature), axis)
-    sparsity = jnp.sum(jnp.exp(p * log_s), axis)
-    own = log_space.select_label(log_s, labels, axis)
-    return log_space.mask(jnp.multiply(regularization_weight, sparsity) - own, where)
+    scale = 1 / (jnp.sqrt(jnp.where(square == 0, 1, square)) * temperature)
+    top = jnp.max(jax.lax.stop_gradient(logits), axis, keepdims=True).astype(wide)
+    log_total = jnp.log(sum_over_classes(_exps, axis, (logits,), (top, scale)))
+    rows = top, scale, log_total
+    power = jnp.asarray(p, wide)
+    sparsity = sum_over_classes(_powers, axis, (logits,), (*rows, power))
+    if labels.ndim < logits.ndim:
+        label = log_space.select_label(logits, labels, axis)
+        own = _log_s(jnp.expand_dims(label, axis), *rows)
+    else:
+        own = sum_over_classes(_weighted_log_s, axis, (logits, labels), rows)
+    loss = jnp.multiply(regularization_weight, sparsity) - own
+    return log_space.mask(jnp.squeeze(loss, axis), where)
+
+
+def _square(logits: jax.Array) -> jax.Array:
+    return logits.astype(log_space.wide(logits)) ** 2
+
+
+def _exps(logits: jax.Array, top: jax.Array, scale: jax.Array) -> jax.Array:
+    return jnp.exp(scale * below(logits, top))
+
+
+def _log_s(logits, top, scale, log_total):
+    return scale * below(logits, top) - log_total
+
+
+def _powers(logits, top, scale, log_total, power):
+    return jnp.exp(power * _log_s(logits, top, scale, log_total))
+
+
+def _weighted_log_s(logits, labels, *rows):
+    return labels * _log_s(logits, *rows)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 _SMALL = 2**15
 
 
-def sums_over_classes(
+def sums_in_loop(
     function: Callable[..., jax.Array],
     arrays: tuple[jax.Array, ...],
     shared: tuple[jax.Array, ...],

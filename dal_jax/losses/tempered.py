@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from dal_jax.errors import InputError
 from dal_jax.hyperparameters import AtLeastOne, Range
 from dal_jax.losses import log_space
+from dal_jax.losses.class_sums import below, sum_over_classes
 from dal_jax.losses.dal import gce_term
 
 
@@ -67,47 +68,63 @@ def bi_tempered(
     if num_iters < 0:
         raise InputError(f"num_iters is {num_iters}: expected 0 or more, such as 5")
     logits, labels, axis = log_space.prepare(logits, labels, axis=axis, where=where)
-    t1, power = jnp.asarray(t1, logits.dtype), 2 - jnp.asarray(t1, logits.dtype)
-    log_p = _tempered_log_probs(logits, jnp.asarray(t2, logits.dtype), num_iters, axis)
-    mass = jnp.sum(jnp.exp(power * log_p), axis)
+    wide = log_space.wide(logits)
+    t1, power = jnp.asarray(t1, wide), 2 - jnp.asarray(t1, wide)
+    rows = _normalizer(logits, jnp.asarray(t2, wide), num_iters, axis)
+    mass = sum_over_classes(_powers, axis, (logits,), (*rows, power))
     if labels.ndim < logits.ndim:
-        own = log_space.select_label(log_p, labels, axis)
-        loss = gce_term(own, 1 - t1) + (mass - 1) / power
+        label = log_space.select_label(logits, labels, axis)
+        fit = gce_term(_log_p(jnp.expand_dims(label, axis), *rows), 1 - t1)
+        own_mass = 1
     else:
+        fit = sum_over_classes(_weighted, axis, (logits, labels), (*rows, 1 - t1))
         log_y = jnp.log(jnp.where(labels > 0, labels, 1))
-        fit = labels * (gce_term(log_p, 1 - t1) - gce_term(log_y, 1 - t1))
-        own_mass = jnp.sum(jnp.where(labels > 0, jnp.exp(power * log_y), 0), axis)
-        loss = jnp.sum(fit, axis) + (mass - own_mass) / power
-    return log_space.mask(loss, where)
+        fit -= jnp.sum(labels * gce_term(log_y, 1 - t1), axis, keepdims=True)
+        own_mass = jnp.where(labels > 0, jnp.exp(power * log_y), 0)
+        own_mass = jnp.sum(own_mass, axis, keepdims=True)
+    loss = fit + (mass - own_mass) / power
+    return log_space.mask(jnp.squeeze(loss, axis), where)
 
 
-def _tempered_log_probs(
+def _normalizer(
     logits: jax.Array, t2: jax.Array, num_iters: int, axis: int
-) -> jax.Array:
-    r"""Logarithms of the tempered softmax.
+) -> tuple[jax.Array, ...]:
+    r"""The numbers of each row that make :func:`_log_p` of its logits.
 
     With :math:`u` the logits below their maximum, :math:`Z(s) = \sum_k \exp_t(s u_k)`
     and :math:`s \leftarrow Z(s)^{-c}`, iterated from 1, the probabilities are
     :math:`\exp_t(Z^{-c} u_k) / Z` with the last :math:`Z`.
+
+    Returns:
+      The maximum, :math:`Z^{-c}` and :math:`\log Z`, ``[..., 1]``, and :math:`c`.
     """
     # Close enough to the limit at t2 = 1 to equal it, without a special case.
     c = jnp.where(t2 == 1, 1e-20, t2 - 1)
     # Before convergence the normaliser depends on where it starts, so the gradient goes
     # through the maximum.
     top = jnp.max(logits, axis, keepdims=True)
-    below = jnp.maximum(logits - top, jnp.finfo(logits.dtype).min)
-
-    def log_exp_t(scale):
-        return -jnp.log1p(-c * scale * below) / c
 
     def log_total(scale):
-        return jnp.log(jnp.sum(jnp.exp(log_exp_t(scale)), axis, keepdims=True))
+        return jnp.log(sum_over_classes(_exp_t, axis, (logits,), (top, scale, c)))
 
-    # Without the checkpoint each iteration would keep arrays of the logits' size.
-    @jax.checkpoint
-    def iterate(_, scale):
-        return jnp.exp(-c * log_total(scale))
-
-    scale = jax.lax.fori_loop(0, num_iters, iterate, jnp.ones_like(top))
+    scale = jnp.ones_like(top)
+    for _ in range(num_iters):
+        scale = jnp.exp(-c * log_total(scale))
     last = log_total(scale)
-    return log_exp_t(jnp.exp(-c * last)) - last
+    return top, jnp.exp(-c * last), last, c
+
+
+def _exp_t(logits, top, scale, c):
+    return jnp.exp(_log_p(logits, top, scale, 0, c))
+
+
+def _log_p(logits, top, scale, log_total, c):
+    return -jnp.log1p(-c * scale * below(logits, top)) / c - log_total
+
+
+def _powers(logits, top, scale, log_total, c, power):
+    return jnp.exp(power * _log_p(logits, top, scale, log_total, c))
+
+
+def _weighted(logits, labels, top, scale, log_total, c, power):
+    return labels * gce_term(_log_p(logits, top, scale, log_total, c), power)

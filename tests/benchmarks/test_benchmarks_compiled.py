@@ -30,7 +30,7 @@ def measure(script, out, *flags):
 
 @needs_compiler
 def test_three_passes_and_no_array_beside_the_gradient(tmp_path):
-    flags = "--targets=v5e", "--losses=dal,gce", "--no-head"
+    flags = "--targets=v5e", "--losses=dal,gce,nfl", "--no-head"
     shapes = "--shapes=1024x128256:bfloat16,65536x1000:float32"
     result = measure("compiled.py", tmp_path / "losses.json", *flags, shapes)
     assert len(result["tables"]) == 2
@@ -39,6 +39,9 @@ def test_three_passes_and_no_array_beside_the_gradient(tmp_path):
         for name in ("dal", "gce"):
             assert 2 <= rows[name]["passes"] <= 3.15, (table["shape"], rows[name])
             assert rows[name]["temporaries"] <= 0.05, (table["shape"], rows[name])
+        # One more pass, for the sum over the classes.
+        assert 3 <= rows["nfl"]["passes"] <= 4.15, (table["shape"], rows["nfl"])
+        assert rows["nfl"]["temporaries"] <= 0.05, (table["shape"], rows["nfl"])
 
 
 @needs_compiler

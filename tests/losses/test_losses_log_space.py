@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dal_jax import dal_objective
-from dal_jax.losses import ce, closed_form, gce, mae
+from dal_jax.losses import ce, closed_form, gce, log_space, mae
 
 
 def dal(logits, labels, **options):
@@ -198,3 +198,23 @@ def test_the_gradient_needs_no_scatter(loss):
     logits, labels = example(8, 1000)
     gradient = jax.jit(jax.grad(lambda z: loss(z, labels).sum()))
     assert "scatter" not in gradient.lower(logits).as_text()
+
+
+def test_derivatives_of_ce_of_the_top_are_those_of_its_formula(x64):
+    """Autodiff of the formula itself; ties share the largest logit's derivative."""
+    rows = example(4, 7)[0].astype(jnp.float64)
+    rows = rows.at[1, 2].set(rows[1].max()).at[2].set(0.5).at[3, 0].set(-jnp.inf)
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=rows.shape))
+
+    def formula(z):
+        return jnp.sum(jax.nn.logsumexp(z, -1) - jnp.max(z, -1))
+
+    def ours(z):
+        return jnp.sum(log_space.ce_of_top(z, 1))
+
+    def all_of(f):
+        gradient, product = jax.jvp(jax.grad(f), (rows,), (direction,))
+        return f(rows), jax.jvp(f, (rows,), (direction,))[1], gradient, product
+
+    for found, expected in zip(all_of(ours), all_of(formula), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dal_jax import dal_objective
-from dal_jax.losses.summation import sums_over_classes
+from dal_jax.losses.summation import sums_in_loop
 
 
 def power_sum(logits, shift, exponent):
@@ -29,7 +29,7 @@ def test_equals_numpy_in_either_form(platform, axis, monkeypatch, x64):
     monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
 
     def sums(logits, shift, exponents):
-        return sums_over_classes(power_sum, (logits,), (shift,), (exponents,), axis)
+        return sums_in_loop(power_sum, (logits,), (shift,), (exponents,), axis)
 
     def plain(logits, shift, exponents):
         powers = power_sum(logits, shift, exponents[:, None, None])
@@ -74,7 +74,7 @@ def test_rows_of_a_large_batch_equal_those_of_small_ones(dtype):
 def test_no_temporary_of_the_logits_size(dtype):
     def loss(logits):
         top = logits.max(1, keepdims=True)
-        sums = sums_over_classes(power_sum, (logits,), (top,), (jnp.ones(2, dtype),), 1)
+        sums = sums_in_loop(power_sum, (logits,), (top,), (jnp.ones(2, dtype),), 1)
         return sums.sum()
 
     logits = jnp.ones((256, 1000), dtype)
