@@ -1,5 +1,6 @@
 """What the commands share: flags, one-line errors, and a quiet start-up."""
 
+import atexit
 import gc
 import os
 import re
@@ -46,6 +47,8 @@ def run_command(
     """
     # Tracing makes many objects and little garbage, and looking for it takes time.
     gc.set_threshold(50_000)
+    # As it ends, Python would look through all of them for garbage: a quarter second.
+    atexit.register(gc.freeze)
     argv = list(sys.argv if argv is None else argv)
     values = flags.FlagValues()
     define_flags(values)

@@ -47,6 +47,7 @@ class Run:
         self._on_evaluation, self._ended = on_evaluation, False
         self._parallel = experiment.parallel
         self._pace = Pace(experiment.run_train.unit)
+        self._coefficients = jax.jit(plan.loss.coefficients)
         self._total_steps = plan.options.num_epochs * experiment.steps_per_epoch
         self._carry, self._step = self._start()
         self._saved_step = self._step
@@ -184,7 +185,7 @@ class Run:
             }
         # At the epoch's last step.
         rates = {k: f(self._step - 1) for k, f in self._plan.schedules.items()}
-        rates |= self._plan.loss.coefficients(self._step - 1)
+        rates |= self._coefficients(self._step - 1)
         now = time.perf_counter()
         return {
             "epoch": epoch,
