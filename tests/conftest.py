@@ -32,6 +32,7 @@ if _QUICK not in os.environ.get("XLA_FLAGS", ""):
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """As many as there are cores, and one for those that wait for other processes."""
     return 1 + len(os.sched_getaffinity(0))
