@@ -109,8 +109,26 @@ def _sections(app, what, name, obj, options, lines):
     ]
 
 
+def _documented(app, pagename, templatename, context, doctree):
+    """A source page links back to what the site documents, and to nothing else.
+
+    A module whose members are documented elsewhere has links to anchors of its own too.
+    """
+    if not pagename.startswith("_modules/"):
+        return
+    objects = app.env.get_domain("py").objects.values()
+    known = {f"{entry.docname}.html#{entry.node_id}" for entry in objects}
+
+    def link(match):
+        return match[0] if match["target"] in known else ""
+
+    back = r'<a class="viewcode-back" href="(?:\.\./)*(?P<target>[^"]*)">.*?</a>'
+    context["body"] = re.sub(back, link, context["body"])
+
+
 def setup(app):
     """Sphinx calls this."""
+    app.connect("html-page-context", _documented)
     app.connect("config-inited", _copy_examples)
     app.connect("source-read", _outside)
     app.connect("autodoc-process-docstring", _sections, priority=400)  # before napoleon
