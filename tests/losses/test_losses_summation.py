@@ -69,6 +69,9 @@ def test_rows_of_a_large_batch_equal_those_of_small_ones(dtype):
         assert error.max() <= bound * np.abs(expected).max()
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 10, 2), reason="earlier versions of XLA keep one"
+)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.usefixtures("all_optimizations")
 def test_no_temporary_of_the_logits_size(dtype):
