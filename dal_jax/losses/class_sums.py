@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.losses import log_space, softmax
+from dal_jax.losses.summation import below
 
 Rows = tuple[jax.Array, ...]
 
@@ -58,7 +59,7 @@ def _sum_over_classes_jvp(function, axis, primals, tangents):
     tangent = jnp.zeros_like(total)
     for i, d_row in enumerate(d_rows, start=len(arrays)):
         if not isinstance(d_row, SymbolicZero):
-            rows = apart(rows)
+            rows = apart(rows)  # from the sums before as well
             slope = functools.partial(_slope, function, i)
             tangent += sum_over_classes(slope, axis, arrays, rows) * d_row
     moving = [i for i, d in enumerate(d_arrays) if not isinstance(d, SymbolicZero)]
@@ -193,17 +194,3 @@ def _of_logits(axis, logits, labels, rows, d_logits):
 def log_p_of(logits: jax.Array, top: jax.Array, log_total: jax.Array) -> jax.Array:
     """The log-probabilities of all classes, finite even for logits of ``-inf``."""
     return below(logits, top) - log_total
-
-
-@jax.custom_jvp
-def below(logits: jax.Array, top: jax.Array) -> jax.Array:
-    """The logits minus the largest one, in its dtype, finite even for ``-inf``."""
-    shifted = logits.astype(top.dtype) - top
-    return jnp.maximum(shifted, jnp.finfo(top.dtype).min)
-
-
-@below.defjvp
-def _below_jvp(primals, tangents):
-    # The bound only keeps products with a probability of 0 from being NaN.
-    d_logits, d_top = tangents
-    return below(*primals), d_logits.astype(d_top.dtype) - d_top

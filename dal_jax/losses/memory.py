@@ -14,12 +14,12 @@ from dal_jax.hyperparameters import Fraction, NonNegative
 from dal_jax.losses import log_space
 from dal_jax.losses.class_sums import (
     apart,
-    below,
     label_and_normalizer,
     log_p_of,
     normalizer,
     sum_over_classes,
 )
+from dal_jax.losses.summation import below
 
 # The released code bounds probabilities by this, so that no target reaches 1.
 _LEAST = 1e-4

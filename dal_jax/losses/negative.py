@@ -12,12 +12,8 @@ from jax.typing import ArrayLike
 
 from dal_jax.hyperparameters import Count
 from dal_jax.losses import log_space
-from dal_jax.losses.class_sums import (
-    below,
-    log_p_of,
-    normalizer,
-    sum_over_classes,
-)
+from dal_jax.losses.class_sums import log_p_of, normalizer, sum_over_classes
+from dal_jax.losses.summation import below
 
 _HALF = math.log(0.5)
 

@@ -160,7 +160,7 @@ def in_passes(
 
 def _moment(logits: jax.Array, top: jax.Array, degree: jax.Array) -> jax.Array:
     """Exponentials for degree 0; for degree 1, times their exponents."""
-    shifted = below(logits.astype(top.dtype), top)
+    shifted = below(logits, top)
     return jnp.exp(shifted) * (1 - degree + degree * shifted)
 
 

@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 
 from dal_jax.hyperparameters import NonNegative, Positive, PositiveFraction
 from dal_jax.losses import log_space
-from dal_jax.losses.class_sums import below, sum_over_classes
+from dal_jax.losses.class_sums import sum_over_classes
+from dal_jax.losses.summation import below
 
 
 def ce_sr(

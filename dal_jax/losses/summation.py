@@ -57,9 +57,18 @@ def sums_in_loop(
     )
 
 
+@jax.custom_jvp
 def below(logits: jax.Array, top: jax.Array) -> jax.Array:
-    """The logits minus the largest one, finite even for ``-inf``."""
-    return jnp.maximum(logits - top, jnp.finfo(logits.dtype).min)
+    """The logits minus the largest one, in its dtype, finite even for ``-inf``."""
+    shifted = logits.astype(top.dtype) - top
+    return jnp.maximum(shifted, jnp.finfo(top.dtype).min)
+
+
+@below.defjvp
+def _below_jvp(primals, tangents):
+    # The bound only keeps products with a probability of 0 from being NaN.
+    d_logits, d_top = tangents
+    return below(*primals), d_logits.astype(d_top.dtype) - d_top
 
 
 def half_below(logits: jax.Array, top: jax.Array) -> jax.Array:

@@ -20,8 +20,9 @@ from jax.typing import ArrayLike
 from dal_jax.errors import InputError
 from dal_jax.hyperparameters import AtLeastOne, Range
 from dal_jax.losses import log_space
-from dal_jax.losses.class_sums import below, sum_over_classes
+from dal_jax.losses.class_sums import sum_over_classes
 from dal_jax.losses.dal import gce_term
+from dal_jax.losses.summation import below
 
 
 def bi_tempered(
