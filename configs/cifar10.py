@@ -15,8 +15,7 @@ Accuracy: on the released symmetric labels, one seed, stopped after 147 of the 1
 epochs: .847, and cross entropy .652 (benchmarks/results/cifar10_h200.md). Time: 2.4 s
 an epoch on an H200 that trained two such runs at once, with
 ``--config.precision=bfloat16``. ``benchmarks/cifar_gpu.py`` measures both. On two CPU
-cores it would take days; use
-``configs/cifar10_small.py`` there.
+cores it would take days; use ``configs/cifar10_small.py`` there.
 """
 
 from dal_jax.config import (
