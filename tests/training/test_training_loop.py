@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from dal_jax.config import DatasetConfig, ModelConfig, TrainConfig
 from dal_jax.errors import InputError
+from dal_jax.schedules import dal_schedule
 from dal_jax.training import step as steps
 from dal_jax.training import train_and_evaluate
 from dal_jax.training.storage import Directory
@@ -57,6 +59,17 @@ def test_evaluations_and_checkpoints_come_when_asked_and_at_the_end(tmp_path):
     assert evaluated(tmp_path) == [3, 6, 7]
     saved = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
     assert saved == {8, 16, 24, 28}
+
+
+def test_a_line_of_metrics_has_the_coefficients_of_its_last_step(tmp_path):
+    config = make_config(num_epochs=3)
+    config.loss.q_start, config.loss.q_end, config.loss.per_epoch = 0.5, 2.0, False
+    train_and_evaluate(config, tmp_path)
+    schedule = dal_schedule(12, q_start=0.5, q_end=2.0)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    for line, step in zip(map(json.loads, lines), (3, 7, 11), strict=True):
+        found = line["q"], line["bootstrap_weight"]
+        np.testing.assert_allclose(found, schedule(step), rtol=1e-6)
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
