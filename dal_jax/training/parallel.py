@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dal_jax.errors import InputError, unknown_name
+from dal_jax.models.convolution import compiler_options
 from dal_jax.training.processes import is_alone, local_rows, whole
 
 PyTree = Any
@@ -145,7 +146,12 @@ class ShardedJit:
             result = fn(*args)
             return lax.with_sharding_constraint(result, self._shardings(result))
 
-        return jax.jit(constrained, donate_argnums=(0,) if donate else ())
+        options = compiler_options(self._mesh.devices.flat[0].platform)
+        return jax.jit(
+            constrained,
+            donate_argnums=(0,) if donate else (),
+            compiler_options=options,
+        )
 
     def fetch(self, tree: PyTree) -> PyTree:
         """Returns arrays as host arrays; every process must ask."""

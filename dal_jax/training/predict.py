@@ -1,5 +1,6 @@
 """Logits for any number of inputs, from few compiled programs."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from dal_jax.data import InputSource
 from dal_jax.data.augment import Preprocess
 from dal_jax.errors import InputError
 from dal_jax.models import Functional
+from dal_jax.models.convolution import compiler_options
 
 PyTree = Any
 
@@ -38,7 +40,9 @@ def make_predict_logits(
       batch_size: the largest batch.
     """
 
-    @jax.jit
+    @functools.partial(
+        jax.jit, compiler_options=compiler_options(jax.default_backend())
+    )
     def logits_of(params: PyTree, model_state: PyTree, inputs: jax.Array) -> jax.Array:
         return model.apply(params, model_state, preprocess.evaluate(inputs), False)[0]
 

@@ -1,11 +1,13 @@
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dal_jax.models import convolution as module
 from dal_jax.models.convolution import convolution
+from dal_jax.training.parallel import make_parallel
 
 SHAPES = [
     # height, width, side, stride
@@ -177,3 +179,20 @@ def test_works_in_a_loop_with_a_traced_length():
     for _ in range(3):
         expected = expected - 0.01 * jax.grad(loss, 1)(images, expected)
     np.testing.assert_allclose(descend(3, kernel), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(
+    jax.default_backend() != "cpu" or jaxlib.__version__ != "0.10.2",
+    reason="of one release of jaxlib, on the CPU",
+)
+def test_no_convolution_is_left_to_the_library_that_uses_one_core():
+    def squares(kernel, images):
+        return jnp.sum(convolution(images, kernel) ** 2)
+
+    # Smaller ones are never left to it.
+    images, kernel = jnp.ones((16, 16, 16, 32)), jnp.ones((3, 3, 32, 32))
+    step = jax.value_and_grad(squares)
+    as_it_is = jax.jit(step).lower(kernel, images).compile().as_text()
+    assert "ynn_fusion" in as_it_is
+    trained = make_parallel("jit", 1).compile(step)
+    assert "ynn_fusion" not in trained.lower(kernel, images).compile().as_text()
