@@ -18,10 +18,10 @@ respect to a convolution's arguments is refused. ``grad`` works, and so does ``g
 
 import functools
 from collections.abc import Callable
+from importlib import metadata
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 from jax import lax
 
 # The size of a part of the batch in the kernel's gradient: about what a core's
@@ -64,7 +64,7 @@ def compiler_options(platform: str) -> dict[str, str] | None:
     Args:
       platform: of the devices, ``"cpu"``, ``"gpu"`` or ``"tpu"``.
     """
-    on_one_core = platform == "cpu" and jaxlib.__version__ == "0.10.2"
+    on_one_core = platform == "cpu" and metadata.version("jaxlib") == "0.10.2"
     return {"xla_cpu_experimental_ynn_fusion_type": ""} if on_one_core else None
 
 
