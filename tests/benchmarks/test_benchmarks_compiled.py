@@ -64,16 +64,18 @@ def test_a_step_changes_its_state_in_place_and_reduces_its_gradients_together(
 
 
 @needs_compiler
-@pytest.mark.slow  # three minutes of a processor
 def test_a_resnets_step_writes_no_image_twice(tmp_path):
-    flags = "--cases=resnet18", "--meshes=8x1"
+    # With the least effort it is compiled in a fifth of the time. Its temporaries are
+    # then 461 MB instead of 399.
+    effort = "--options=exec_time_optimization_effort=-1"
+    flags = "--cases=resnet18", "--meshes=8x1", effort
     (row,) = measure("compiled_steps.py", tmp_path / "steps.json", *flags)["steps"]
     parameters = 4 * 11_173_962
     assert row["alias_bytes"] > 2 * parameters  # and momentum
     assert row["output_bytes"] - row["alias_bytes"] < 2048
-    # With images whose rows are padded these are 1002 MB and 5.0 GB.
-    assert row["temp_bytes"] < 450e6
-    assert row["bytes_moved"] < 4.4e9
+    # With images whose rows are padded these are 1002 MB and 5.0 GB at full effort.
+    assert row["temp_bytes"] < 500e6
+    assert row["bytes_moved"] < 2.6e9
     # Matrices' and convolutions' gradients cross in bfloat16.
     assert row["collectives"]["all-reduce"]["bytes"] < 0.55 * parameters
     assert row["flops"] == pytest.approx(374e9, rel=0.05)
