@@ -15,7 +15,7 @@ from ml_collections import config_flags
 from dal_jax import overrides
 from dal_jax.config import TrainConfig
 from dal_jax.errors import InputError, unknown_name
-from dal_jax.fields import loss_fields, type_name, typed_fields
+from dal_jax.fields import choices, loss_fields, type_name, typed_fields
 
 _DEFAULT_CONFIG = "digits"
 _CONFIG_HELP = (
@@ -237,10 +237,10 @@ def _print_help(
     print(f"  --config: {_CONFIG_HELP}\n    (default: {_DEFAULT_CONFIG})")
     print(values.get_help("  ", include_special_flags=False).strip("\n"))
     print("\nFields, each set by --config.FIELD=VALUE:")
-    for name, kind in typed_fields().items():
-        print(f"  {name}: {type_name(kind)}")
-    for name, users in loss_fields().items():
-        print(f"  {name}: {users}")
+    kinds = {name: type_name(kind) for name, kind in typed_fields().items()}
+    names = {name: "one of " + ", ".join(known) for name, known in choices().items()}
+    for name, kind in (kinds | loss_fields()).items():
+        print(f"  {name}: {names.get(name, kind)}")
 
 
 def quiet() -> None:

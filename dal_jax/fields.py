@@ -38,6 +38,27 @@ def loss_fields() -> dict[str, str]:
     return named | {field: ", ".join(users[field]) for field in sorted(users)}
 
 
+def choices() -> dict[str, tuple[str, ...]]:
+    """Returns the names that may be given to a field, for fields that take one.
+
+    Example:
+      >>> choices()["optimizer.name"]
+      ('adamw', 'lion', 'sgd')
+    """
+    from dal_jax import losses, models, noise, optimizers  # import jax
+    from dal_jax.data import loading
+    from dal_jax.losses import presets
+
+    return {
+        "dataset.name": loading.names(),
+        "loss.name": losses.names(),
+        "loss.preset": presets.names(),
+        "model.name": models.names(),
+        "noise.kind": noise.kinds(),
+        "optimizer.name": optimizers.NAMES,
+    }
+
+
 def unknown_field(what: str, field: str) -> InputError:
     """Returns the error for an unknown field; all fields would fill a page.
 

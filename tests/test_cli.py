@@ -157,11 +157,15 @@ def test_a_wrong_field_of_the_loss_is_one_line(arguments, words, capsys):
         assert word in line
 
 
-def test_help_lists_every_hyperparameter_with_its_losses(capsys):
+def test_help_lists_every_name_and_every_hyperparameter_with_its_losses(capsys):
     run("--help")
     printed = capsys.readouterr().out
     for line in (
-        "loss.name: str",
+        "dataset.name: one of digits, ",
+        "loss.name: one of ael, agce, ",
+        "model.name: one of cnn, linear, ",
+        "noise.kind: one of ",
+        "optimizer.name: one of adamw, lion, sgd",
         "loss.q: agce, aul, gce, nce_agce",
         "loss.q_end: dal",
     ):

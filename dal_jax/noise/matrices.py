@@ -175,8 +175,8 @@ def matrix_of(
     """Returns the transition matrix of a class-conditional kind of noise.
 
     Args:
-      kind: ``none``, ``symmetric``, ``symmetric_other``, ``asymmetric``,
-        ``asymmetric_blocks`` or ``pair_flip``.
+      kind: ``asymmetric``, or one that a rate alone decides, such as ``symmetric``,
+        ``pair_flip`` and ``none``.
       num_classes: at least 2.
       rate: in [0, 1].
       class_map: for kind ``asymmetric``.
