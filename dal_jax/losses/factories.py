@@ -181,6 +181,26 @@ def make_elr(
     return StatefulLoss(init, apply)
 
 
+def make_clamped(
+    function: Callable[..., jax.Array],
+    *,
+    min_probability: Any,
+    num_classes: int | None = None,
+    **others: Any,
+) -> PureLoss:
+    """Returns a loss that divides by how far the classes are above the smallest.
+
+    If all of them may be below it, that is 0 / 0.
+    """
+    known = num_classes is not None and not callable(min_probability)
+    if known and min_probability * num_classes >= 1:
+        raise InputError(
+            f"loss {function.__name__!r} has min_probability={min_probability}: "
+            f"expected less than 1 / {num_classes}, for so many classes; choose less"
+        )
+    return make_plain(function, min_probability=min_probability, **others)
+
+
 def make_correction(
     function: Callable[..., jax.Array], *, noise_rate: Any, transition_matrix: Any
 ) -> PureLoss:

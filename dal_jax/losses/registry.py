@@ -51,18 +51,19 @@ class _Entry(NamedTuple):
     functions: tuple[Callable[..., Any], ...]
 
 
-def _plain(function: Callable[..., jax.Array]) -> _Entry:
-    return _Entry(functools.partial(factories.make_plain, function), (function,))
+def _made(make: Callable[..., Any], function: Callable[..., jax.Array]) -> _Entry:
+    return _Entry(functools.partial(make, function), (function,))
 
 
-def _correction(function: Callable[..., jax.Array]) -> _Entry:
-    return _Entry(functools.partial(factories.make_correction, function), (function,))
+_plain = functools.partial(_made, factories.make_plain)
+_clamped = functools.partial(_made, factories.make_clamped)
+_correction = functools.partial(_made, factories.make_correction)
 
 
 _LOSSES: dict[str, _Entry] = {
     "ael": _plain(asymmetric.ael),
     "agce": _plain(asymmetric.agce),
-    "anl_ce": _plain(active_passive.anl_ce),
+    "anl_ce": _clamped(active_passive.anl_ce),
     "aul": _plain(asymmetric.aul),
     "backward_correction": _correction(correction.backward_correction),
     "bi_tempered": _plain(tempered.bi_tempered),
@@ -81,7 +82,7 @@ _LOSSES: dict[str, _Entry] = {
     "nce_rce": _plain(active_passive.nce_rce),
     "nfl": _plain(normalized.nfl),
     "nlnl": _Entry(factories.make_nlnl, (negative.nlnl,)),
-    "nnce": _plain(normalized.nnce),
+    "nnce": _clamped(normalized.nnce),
     "phuber_ce": _plain(interpolating.phuber_ce),
     "rce": _plain(active_passive.rce),
     "sce": _plain(active_passive.sce),

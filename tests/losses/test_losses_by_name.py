@@ -381,6 +381,13 @@ def test_ends_of_ranges(name, hyper):
     assert declared.default is None or declared.default in declared.range
 
 
+@pytest.mark.parametrize("name", ["nnce", "anl_ce"])
+def test_the_smallest_probability_is_below_the_classes_share(name):
+    losses.make(name, num_classes=4, min_probability=0.2499)
+    with pytest.raises(InputError, match="expected less than 1 / 4"):
+        losses.make(name, num_classes=4, min_probability=0.25)
+
+
 def test_every_number_has_a_range_that_fits_its_formula():
     without = {hyper for (_, hyper), declared in DECLARED.items() if not declared.range}
     assert without == {

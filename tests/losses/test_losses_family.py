@@ -151,6 +151,33 @@ def test_extreme_logits_are_finite(name):
         assert np.all(np.isfinite(gradient)), gradient
 
 
+def least_hyperparameters(name):
+    """The ends of their ranges, or nearly; of numbers without an end, -5."""
+    return {
+        hyper: max(declared.range.least, -5) + 0.01 * ("(" in declared.range.open)
+        for hyper, declared in losses.hyperparameters(name).items()
+        if declared.range is not None and declared.kind is not int
+    } | NEEDED.get(name, {})
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in losses.names() if n != "elr" and least_hyperparameters(n)]
+)
+def test_logits_of_any_size_are_finite_at_the_ends_of_ranges(name):
+    """A power below 1 has an infinite slope where a probability is 0 or 1."""
+    run = {"total_steps": 100, "steps_per_epoch": 10, "num_classes": 5}
+    loss = losses.make(name, **run, **least_hyperparameters(name))
+    logits = np.random.default_rng(0).choice([-1e4, 0, 30, 200, 1e4], (24, 5))
+    logits[:3] = [[200, 0, 0, 0, 0], [30, 0, 0, 0, 0], [1e4, -1e4, -1e4, -1e4, -1e4]]
+    labels = np.arange(24) % 5
+    labels[:16] = np.concatenate([logits[:8].argmax(-1), logits[8:16].argmin(-1)])
+    value, gradient = jax.jit(
+        lambda logits: with_gradient(loss, logits, jnp.asarray(labels), 60)
+    )(jnp.asarray(logits, jnp.float32))
+    assert np.all(np.isfinite(value)), value
+    assert np.all(np.isfinite(gradient)), gradient
+
+
 @every_loss
 def test_bfloat16_is_computed_in_float32(name):
     check_low_precision(name, jnp.bfloat16)
