@@ -8,6 +8,7 @@ function itself does not have.
 
 import functools
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -192,7 +193,7 @@ def make_clamped(
 
     If all of them may be below it, that is 0 / 0.
     """
-    known = num_classes is not None and not callable(min_probability)
+    known = num_classes is not None and isinstance(min_probability, Real)
     if known and min_probability * num_classes >= 1:
         raise InputError(
             f"loss {function.__name__!r} has min_probability={min_probability}: "
