@@ -193,8 +193,9 @@ def make_clamped(
 
     If all of them may be below it, that is 0 / 0.
     """
-    known = num_classes is not None and isinstance(min_probability, Real)
-    if known and min_probability * num_classes >= 1:
+    # A schedule and a traced number are not known here.
+    least = float(min_probability) if isinstance(min_probability, Real) else 0.0
+    if least * (num_classes or 1) >= 1:
         raise InputError(
             f"loss {function.__name__!r} has min_probability={min_probability}: "
             f"expected less than 1 / {num_classes}, for so many classes; choose less"
