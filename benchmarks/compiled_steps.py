@@ -72,7 +72,7 @@ def main() -> None:
     arguments = parse()
     result: dict[str, Any] = {"machine": machine.describe(), "steps": []}
     result["machine"] |= compilers.versions()
-    options = dict(map(option, filter(None, arguments.options.split(","))))
+    options = dict(o.split("=") for o in arguments.options.split(",") if o)
     for name in arguments.cases.split(","):
         for mesh in arguments.meshes.split(","):
             sharing, model_devices = map(int, mesh.split("x"))
@@ -94,15 +94,6 @@ def main() -> None:
                 file.write_text(program.as_text())
             if arguments.out:
                 write(result, Path(arguments.out))
-
-
-def option(given: str) -> tuple[str, Any]:
-    """A compiler option: a number where it is one, as XLA asks for, or else text."""
-    name, value = given.split("=")
-    try:
-        return name, float(value)
-    except ValueError:
-        return name, value
 
 
 def parse() -> argparse.Namespace:
@@ -137,7 +128,7 @@ def make_case_plan(case: Case, num_devices: int) -> Plan:
 
 
 def compile_step(
-    case: Case, chips: list[Any], model_devices: int, options: dict[str, Any]
+    case: Case, chips: list[Any], model_devices: int, options: dict[str, str]
 ) -> Any:
     """Compiles the program that training runs, for shapes and placements alone."""
     plan = make_case_plan(case, len(chips))
