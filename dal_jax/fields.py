@@ -39,7 +39,7 @@ def loss_fields() -> dict[str, str]:
 
 
 def choices() -> dict[str, tuple[str, ...]]:
-    """Returns the names that may be given to a field, for fields that take one.
+    """Returns what each part of a run may be: the names, by the field that takes one.
 
     Example:
       >>> choices()["optimizer.name"]

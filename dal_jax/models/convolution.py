@@ -9,8 +9,6 @@ kernel's gradient is a convolution in which the batch takes the place of the cha
 summed over parts of the batch that fit the cache. GPU and TPU keep what JAX derives,
 because their libraries recognise that form.
 
-One release of jaxlib needs an option besides, see :func:`compiler_options`.
-
 The price is that forward-mode differentiation (``jax.jvp``, ``jax.jacfwd``) with
 respect to a convolution's arguments is refused. ``grad`` works, and so does ``grad`` of
 ``grad``.
@@ -18,7 +16,6 @@ respect to a convolution's arguments is refused. ``grad`` works, and so does ``g
 
 import functools
 from collections.abc import Callable
-from importlib import metadata
 
 import jax
 import jax.numpy as jnp
@@ -52,20 +49,6 @@ def convolution(images: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Ar
     # the images; there its gradient is summed over the devices.
     kernel = kernel + jnp.zeros_like(images, shape=())
     return _convolution(images, kernel, stride)
-
-
-def compiler_options(platform: str) -> dict[str, str] | None:
-    """Returns ``jax.jit``'s ``compiler_options`` for programs with convolutions.
-
-    On the CPU, jaxlib 0.10.2 runs a convolution by a library of XLA's (YNNPACK) on one
-    core, however many there are; its neighbours 0.10.1 and 0.11 use all. Without that
-    library it does too.
-
-    Args:
-      platform: of the devices, ``"cpu"``, ``"gpu"`` or ``"tpu"``.
-    """
-    on_one_core = platform == "cpu" and metadata.version("jaxlib") == "0.10.2"
-    return {"xla_cpu_experimental_ynn_fusion_type": ""} if on_one_core else None
 
 
 def _correlate(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:

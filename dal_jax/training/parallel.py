@@ -18,12 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import eval_jaxpr
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dal_jax.errors import InputError, unknown_name
-from dal_jax.models.convolution import compiler_options
+from dal_jax.training.compiling import for_every_core, for_one_use, without_arrays
 from dal_jax.training.processes import is_alone, local_rows, whole
 
 PyTree = Any
@@ -99,9 +98,11 @@ class ShardedJit:
 
     def init_state(self, init: Callable[..., PyTree], *args: Any) -> PyTree:
         """Runs ``init`` with its result laid out as a state."""
-        init, held, shapes = _without_arrays(init, *args)
+        init, held, shapes = without_arrays(init, *args)
         shardings = self._shardings(shapes)
-        compiled = jax.jit(init, out_shardings=shardings, compiler_options=_run_once())
+        compiled = jax.jit(
+            init, out_shardings=shardings, compiler_options=for_one_use()
+        )
         return compiled(held, *args)
 
     def stored_state(self, state: PyTree) -> PyTree:
@@ -146,11 +147,10 @@ class ShardedJit:
             result = fn(*args)
             return lax.with_sharding_constraint(result, self._shardings(result))
 
-        options = compiler_options(self._mesh.devices.flat[0].platform)
         return jax.jit(
             constrained,
             donate_argnums=(0,) if donate else (),
-            compiler_options=options,
+            compiler_options=for_every_core(self._mesh.devices.flat[0].platform),
         )
 
     def fetch(self, tree: PyTree) -> PyTree:
@@ -195,8 +195,8 @@ class Pmap:
 
     def init_state(self, init: Callable[..., PyTree], *args: Any) -> PyTree:
         """Runs ``init`` once and replicates its result."""
-        init, held, _ = _without_arrays(init, *args)
-        compiled = jax.jit(init, compiler_options=_run_once())
+        init, held, _ = without_arrays(init, *args)
+        compiled = jax.jit(init, compiler_options=for_one_use())
         return self.place_state(jax.device_get(compiled(held, *args)))
 
     def stored_state(self, state: PyTree) -> PyTree:
@@ -281,34 +281,6 @@ def _put(value: Any, sharding: NamedSharding) -> jax.Array:
         return value
     host = np.asarray(value)
     return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
-
-
-def _without_arrays(
-    function: Callable[..., PyTree], *args: Any
-) -> tuple[Callable[..., PyTree], list[jax.Array], PyTree]:
-    """Returns a function that takes the arrays it holds first, and these arrays.
-
-    The compiler would copy them into its program: weights from a file are hundreds of
-    megabytes, which a compilation cache would then keep. Third come the shapes of the
-    function's result.
-    """
-    closed, result = jax.make_jaxpr(function, return_shape=True)(*args)
-
-    def run(held: list[jax.Array], *args: Any) -> PyTree:
-        leaves = eval_jaxpr(closed.jaxpr, held, *jax.tree.leaves(args))
-        return jax.tree.unflatten(jax.tree.structure(result), leaves)
-
-    return run, closed.consts, result
-
-
-def _run_once() -> dict[str, int] | None:
-    """Returns how to compile what runs once: on the CPU, optimized a little.
-
-    It compiles in a third of the time, to the same bits; level 0 gives other ones.
-    """
-    if jax.default_backend() != "cpu":
-        return None
-    return {"xla_backend_optimization_level": 1}
 
 
 def _copy(tree: PyTree) -> PyTree:

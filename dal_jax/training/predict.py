@@ -12,7 +12,7 @@ from dal_jax.data import InputSource
 from dal_jax.data.augment import Preprocess
 from dal_jax.errors import InputError
 from dal_jax.models import Functional
-from dal_jax.models.convolution import compiler_options
+from dal_jax.training.compiling import for_every_core
 
 PyTree = Any
 
@@ -40,9 +40,7 @@ def make_predict_logits(
       batch_size: the largest batch.
     """
 
-    @functools.partial(
-        jax.jit, compiler_options=compiler_options(jax.default_backend())
-    )
+    @functools.partial(jax.jit, compiler_options=for_every_core(jax.default_backend()))
     def logits_of(params: PyTree, model_state: PyTree, inputs: jax.Array) -> jax.Array:
         return model.apply(params, model_state, preprocess.evaluate(inputs), False)[0]
 

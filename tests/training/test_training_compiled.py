@@ -191,7 +191,7 @@ def test_programs_of_fixed_length_train_the_same(mode, monkeypatch, tmp_path):
 def test_scans_are_scans(monkeypatch):
     """A while loop whose end is a number on the device waits for the host on a GPU."""
     # A program that is traced as part of another has none.
-    monkeypatch.setattr(parallel, "compiler_options", lambda platform: None)
+    monkeypatch.setattr(parallel, "for_every_core", lambda platform: None)
     for way, expected in ((True, {"scan"}), (False, {"while"})):
         monkeypatch.setattr(feed, "scans", lambda way=way: way)
         experiment, carry = build(make_config())
