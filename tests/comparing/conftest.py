@@ -10,7 +10,6 @@ import pytest
 # A run takes a fraction of a second once its programs are compiled.
 SMALL = (
     "--config.num_epochs=2",
-    "--config.checkpoint_every=1",
     "--config.dataset.train_size=128",
     "--config.dataset.test_size=50",
     "--config.model.name=mlp",

@@ -18,9 +18,11 @@ ONE = ("--noises=symmetric:0.4", "--seeds=1")
 
 
 def test_runs_are_trained_once_and_only_what_is_new_is_added(
-    compare, read_rows, tmp_path
+    compare, read_rows, tmp_path, monkeypatch
 ):
-    assert compare(tmp_path / "c", *ONE, "--losses=ce").status == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("dal_jax.comparing.results.pictures", lambda *_: ())
+        assert compare(tmp_path / "c", *ONE, "--losses=ce").status == 0
     first = read_rows(tmp_path / "c")
     assert [(r["loss"], r["noise"], r["seed"]) for r in first] == [
         ("ce", "symmetric-0.4", "0")
@@ -52,7 +54,8 @@ def test_runs_are_trained_once_and_only_what_is_new_is_added(
             assert (tmp_path / "c" / (name + ending)).stat().st_size > 1000
 
 
-def test_columns_are_those_promised(compare, tmp_path):
+def test_columns_are_those_promised(compare, tmp_path, monkeypatch):
+    monkeypatch.setattr("dal_jax.comparing.results.pictures", lambda *_: ())
     sweep = "--sweep=optimizer.learning_rate:0.05,1e30"
     outcome = compare(tmp_path / "c", *ONE, "--losses=ce", sweep)
     assert outcome.status == 0
@@ -74,7 +77,12 @@ def test_columns_are_those_promised(compare, tmp_path):
 
 
 def test_validation_chooses_a_setting(compare, tmp_path):
-    arguments = (*ONE, "--losses=dal", "--config.dataset.validation_fraction=0.25")
+    arguments = (
+        *ONE,
+        "--losses=dal",
+        "--config.dataset.validation_fraction=0.25",
+        "--config.train_eval_size=0",
+    )
     sweeps = ("--sweep=loss.q_end:1.5", "--sweep=optimizer.learning_rate:1e-5,0.5")
     outcome = compare(tmp_path / "c", *arguments, *sweeps, "--select=validation")
     assert outcome.status == 0

@@ -21,13 +21,14 @@ from dal_jax.training import Interrupted
 LEAST = 3  # epochs after which a process is killed or asked to stop
 
 
-def jobs_of(path):
+def jobs_of(path, checkpoint_every=2):
     """Two runs of so many epochs that there is time to kill what trains them."""
     base = TrainConfig(
         dataset=DatasetConfig(train_size=128, test_size=50),
         model=ModelConfig(name="mlp", hidden=(8,)),
         num_epochs=24,
-        checkpoint_every=2,
+        train_eval_size=0,
+        checkpoint_every=checkpoint_every,
     )
     runs = make_plan(base, ["ce", "dal"], [parse_noise("symmetric:0.4")], [0])
     study = Study(path)
@@ -44,26 +45,32 @@ def untimed(study, runs):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    study, runs, jobs = jobs_of(tmp_path_factory.mktemp("compared") / "c")
+    path = tmp_path_factory.mktemp("compared") / "c"
+    study, runs, jobs = jobs_of(path, checkpoint_every=24)
     ended = []
     run_local(jobs, 1, lambda job, outcome: ended.append(outcome), lambda: None)
     assert ended == ["finished", "finished"]
     return untimed(study, runs)
 
 
-def when_begun(study: Study, job: Job, act: Callable[[], object]):
-    """Acts in a thread, once a run has had a few epochs from now on."""
+def wait_for_epochs(study: Study, job: Job):
+    """Waits until a run has had a few epochs from now on."""
     metrics = study.workdir(job.name) / "metrics.jsonl"
-    acted: list[object] = []
 
     def epochs():
         return metrics.read_text().count("\n") if metrics.exists() else 0
 
     before = epochs()
+    while epochs() < before + LEAST:
+        time.sleep(0.02)
+
+
+def when_begun(study: Study, job: Job, act: Callable[[], object]):
+    """Acts in a thread, once a run has had a few epochs."""
+    acted: list[object] = []
 
     def wait():
-        while epochs() < before + LEAST:
-            time.sleep(0.02)
+        wait_for_epochs(study, job)
         acted.append(act())
 
     thread = threading.Thread(target=wait, daemon=True)
@@ -71,34 +78,37 @@ def when_begun(study: Study, job: Job, act: Callable[[], object]):
     return thread, acted
 
 
-def test_a_signal_saves_the_runs_and_a_killed_process_costs_its_own_alone(
+def test_a_killed_process_costs_its_run_alone_and_a_signal_saves_what_is_in_progress(
     undisturbed, tmp_path
 ):
     study, runs, jobs = jobs_of(tmp_path / "c")
-    thread, _ = when_begun(study, jobs[0], lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(Interrupted, match="the same command goes on") as raised:
-        run_local(jobs, 2, lambda job, outcome: None, lambda: None)
-    thread.join()
-    assert raised.value.signal_number == signal.SIGTERM
-    assert multiprocessing.active_children() == []
-    assert not study.finished(jobs[0].name)
-    saved = list((study.workdir(jobs[0].name) / "checkpoints").iterdir())
-    assert saved
+    ended = []
 
-    def kill():
+    def disturb():
         # The first process that was started has the first job.
         first = min(multiprocessing.active_children(), key=lambda child: child.pid)
         os.kill(first.pid, signal.SIGKILL)
+        # Another one goes on with it, which takes longer than the other run.
+        wait_for_epochs(study, jobs[0])
+        while not ended:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
         return first
 
-    ended = []
-    thread, killed = when_begun(study, jobs[0], kill)
-    run_local(jobs, 2, lambda job, outcome: ended.append(outcome), lambda: None)
+    thread, killed = when_begun(study, jobs[0], disturb)
+    with pytest.raises(Interrupted, match="the same command goes on") as raised:
+        run_local(jobs, 2, lambda *how: ended.append(how), lambda: None)
     thread.join()
     assert killed[0].exitcode == -signal.SIGKILL
-    assert ended == ["finished", "finished"]
-    assert untimed(study, runs) == undisturbed
+    assert raised.value.signal_number == signal.SIGTERM
     assert multiprocessing.active_children() == []
+    assert ended == [(jobs[1], "finished")]
+    assert not study.finished(jobs[0].name)
+    saved = list((study.workdir(jobs[0].name) / "checkpoints").iterdir())
+    assert saved
+    run_local(jobs, 1, lambda *how: ended.append(how), lambda: None)
+    assert ended[1:] == [(job, "finished") for job in jobs]
+    assert untimed(study, runs) == undisturbed
 
 
 def test_a_cluster_whose_worker_is_killed_gives_the_same_rows(undisturbed, tmp_path):

@@ -36,7 +36,7 @@ def get_config():
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """The flag that names a file of this configuration."""
     path = tmp_path_factory.mktemp("configs") / "tiny.py"
@@ -52,29 +52,41 @@ def contents(directory):
     }
 
 
+def unpack(directory):
+    """Returns a run that version 0.1.0 stopped at step 6 of 8, after one evaluation."""
+    with zipfile.ZipFile(OF_0_1_0) as archive:
+        archive.extractall(directory)
+    return directory
+
+
 @pytest.fixture
 def of_0_1_0(tmp_path):
-    """A run that version 0.1.0 stopped at step 6 of 8, after one evaluation."""
-    with zipfile.ZipFile(OF_0_1_0) as archive:
-        archive.extractall(tmp_path / "old")
-    return tmp_path / "old"
+    return unpack(tmp_path / "old")
 
 
-def test_a_run_of_0_1_0_goes_on_and_is_then_finished(of_0_1_0, command, tiny):
-    before = contents(of_0_1_0)
-    outcome = command(f"--workdir={of_0_1_0}", tiny)
+@pytest.fixture(scope="module")
+def gone_on(tmp_path_factory, command, tiny):
+    """Such a run that this version has finished, and what it said; only to read."""
+    workdir = unpack(tmp_path_factory.mktemp("old"))
+    outcome = command(f"--workdir={workdir}", tiny)
     assert outcome.status == 0, outcome.err
-    assert "going on at step 6 of 8" in outcome.err
-    after = contents(of_0_1_0)
+    return workdir, outcome.err
+
+
+def test_a_run_of_0_1_0_goes_on_and_is_then_finished(gone_on, of_0_1_0, command, tiny):
+    before = contents(of_0_1_0)
+    workdir, said = gone_on
+    assert "going on at step 6 of 8" in said
+    after = contents(workdir)
     for name in ("config.json", "noise.npz"):
         assert after[name] == before[name]
     lines = after["metrics.jsonl"].splitlines()
     assert lines[0] == before["metrics.jsonl"].strip()
     assert [json.loads(line)["step"] for line in lines] == [4, 8]
-    outcome = command(f"--workdir={of_0_1_0}", tiny)
+    outcome = command(f"--workdir={workdir}", tiny)
     assert outcome.status == 0
-    assert f"already finished; nothing changed in {of_0_1_0}" in outcome.err
-    assert contents(of_0_1_0) == after
+    assert f"already finished; nothing changed in {workdir}" in outcome.err
+    assert contents(workdir) == after
 
 
 def test_a_run_of_0_1_0_with_another_configuration_is_refused(of_0_1_0, command, tiny):
@@ -112,7 +124,7 @@ def test_a_library_call_leaves_the_process_alone_and_can_be_interrupted(
     tmp_path, monkeypatch
 ):
     """Ctrl-C as in a notebook: a KeyboardInterrupt, and the same call goes on."""
-    config = dataclasses.replace(TINY, num_epochs=3)
+    config = dataclasses.replace(TINY, num_epochs=3, train_eval_size=0)
     reference = train_and_evaluate(config, tmp_path / "reference")
 
     def owned():
@@ -144,13 +156,15 @@ def test_a_library_call_leaves_the_process_alone_and_can_be_interrupted(
     }
 
 
-def test_a_run_whose_checkpoints_are_gone_keeps_its_metrics(of_0_1_0, command, tiny):
-    assert command(f"--workdir={of_0_1_0}", tiny).status == 0
-    (of_0_1_0 / "summary.json").unlink()
-    shutil.rmtree(of_0_1_0 / "checkpoints")
-    metrics = (of_0_1_0 / "metrics.jsonl").read_bytes()
-    outcome = command(f"--workdir={of_0_1_0}", tiny)
+def test_a_run_whose_checkpoints_are_gone_keeps_its_metrics(
+    gone_on, tmp_path, command, tiny
+):
+    workdir = shutil.copytree(gone_on[0], tmp_path / "run")
+    (workdir / "summary.json").unlink()
+    shutil.rmtree(workdir / "checkpoints")
+    metrics = (workdir / "metrics.jsonl").read_bytes()
+    outcome = command(f"--workdir={workdir}", tiny)
     assert outcome.status == 1
     assert outcome.err.count("\n") == 1
     assert "can be restored" in outcome.err
-    assert (of_0_1_0 / "metrics.jsonl").read_bytes() == metrics
+    assert (workdir / "metrics.jsonl").read_bytes() == metrics

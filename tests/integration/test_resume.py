@@ -1,7 +1,6 @@
 """A run that stops goes on where it stopped, as if nothing had been."""
 
 import json
-import os
 import shutil
 import signal
 
@@ -78,8 +77,13 @@ def test_another_configuration_is_refused_by_its_fields(finished, command, small
     assert contents(finished) == before
 
 
-def test_overwrite_starts_anew(finished, command, check_same_run, small):
-    other = (*small, "--config.noise.rate=0.2", "--config.num_epochs=2")
+@pytest.fixture
+def other(small):
+    """The arguments of another run."""
+    return (*small, "--config.noise.rate=0.2")
+
+
+def test_overwrite_starts_anew(finished, command, check_same_run, other):
     outcome = command(f"--workdir={finished}", "--overwrite", *other)
     assert outcome.status == 0
     check_same_run(finished, *other)
@@ -195,17 +199,16 @@ def test_labels_that_have_changed_are_refused(command, tmp_path, signalled, smal
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(
-    stopped_at_12, command, tmp_path, reference, check_same_run, small
+    stopped_at_12, command, tmp_path, reference, check_same_run, small, other
 ):
     """One that was copied here, say: its digest of the configuration tells."""
-    other = reference(*small, "--config.seed=1")
-    stranger = stopped_at_12 / "checkpoints" / "15"
-    shutil.copytree(other / "checkpoints" / "15", stranger)
+    stranger = stopped_at_12 / "checkpoints" / "20"
+    shutil.copytree(reference(*other) / "checkpoints" / "20", stranger)
     before = contents(stopped_at_12)
     outcome = command(f"--workdir={stopped_at_12}", *small)
     assert outcome.status == 2
     assert outcome.err.count("\n") == 1
-    assert "checkpoint 15 in " in outcome.err
+    assert "checkpoint 20 in " in outcome.err
     assert "of a run with another configuration" in outcome.err
     assert contents(stopped_at_12) == before
     shutil.move(stranger, tmp_path / "elsewhere")
@@ -222,42 +225,21 @@ def _truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def _flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0x10
-    path.write_bytes(data)
-
-
-def _empty(path):
-    path.write_bytes(b"")
-
-
 def _data_files(checkpoint):
     """Returns the files that hold the arrays, the largest first."""
     files = [p for p in (checkpoint / "arrays").rglob("d/*") if p.is_file()]
     return sorted(files, key=lambda path: -path.stat().st_size)
 
 
-@pytest.mark.parametrize("damage", [_truncate, _flip, _empty, os.remove])
 def test_a_damaged_checkpoint_is_passed_over(
-    damage, stopped_at_12, command, check_same_run, small
+    stopped_at_12, command, check_same_run, small
 ):
-    damage(_data_files(stopped_at_12 / "checkpoints" / "12")[0])
+    _truncate(_data_files(stopped_at_12 / "checkpoints" / "12")[0])
     outcome = command(f"--workdir={stopped_at_12}", *small)
     assert outcome.status == 0
     said = [line for line in outcome.err.splitlines() if "checkpoint 12" in line]
     assert len(said) == 1
     assert said[0].startswith("checkpoint 12 is damaged (")
-    assert "going on at step 10 of 20" in outcome.err
-    check_same_run(stopped_at_12, *small)
-
-
-def test_a_checkpoint_without_its_arrays_is_passed_over(
-    stopped_at_12, command, check_same_run, small
-):
-    shutil.rmtree(stopped_at_12 / "checkpoints" / "12" / "arrays")
-    outcome = command(f"--workdir={stopped_at_12}", *small)
-    assert outcome.status == 0
     assert "going on at step 10 of 20" in outcome.err
     check_same_run(stopped_at_12, *small)
 
@@ -281,18 +263,10 @@ def test_without_a_whole_checkpoint_the_run_stops(
     check_same_run(stopped_at_12, *small)
 
 
-@pytest.mark.parametrize(
-    "tail",
-    [
-        b'{"epoch": 3, "step": 15, "train',  # torn
-        b'{"epoch": 3, "step": 15, "train_loss": 9.0}\n',  # later than the checkpoint
-        b"\x00\x00\x00",  # what some file systems leave after a crash
-    ],
-)
-def test_a_metrics_line_beyond_the_checkpoint_is_removed(
-    tail, stopped_at_12, command, check_same_run, small
+def test_metrics_lines_beyond_the_checkpoint_are_removed(
+    stopped_at_12, command, check_same_run, small
 ):
-    with (stopped_at_12 / "metrics.jsonl").open("ab") as file:
-        file.write(tail)
+    with (stopped_at_12 / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "step": 15, "train_loss": 9.0}\n{"epoch": 4, "st')
     assert command(f"--workdir={stopped_at_12}", *small).status == 0
     check_same_run(stopped_at_12, *small)

@@ -55,29 +55,27 @@ def stop_and_go_on(command, signalled, tmp_path):
     return run
 
 
-def test_signals_between_steps(stop_and_go_on, small, check_same_run):
+@pytest.fixture
+def evaluating_all(small):
+    """The arguments of a run that evaluates the training examples as well.
+
+    An evaluation is 4 calls for these and 5 for the test images.
+    """
+    return (*small, "--config.train_eval_size=320")
+
+
+def test_signals_between_steps_and_during_evaluations(
+    stop_and_go_on, evaluating_all, check_same_run
+):
     workdir = stop_and_go_on(
-        small,
+        evaluating_all,
         (signal.SIGTERM, 1, "step", 1),
-        (signal.SIGINT, 7, "step", 8),
-        (signal.SIGINT, 2, "step", 10),  # an epoch's last, which is not evaluated yet
-        (signal.SIGTERM, 9, "step", 19),
-        (signal.SIGTERM, 1, "step", 20),  # the last of all
-    )
-    check_same_run(workdir, *small)
-
-
-def test_signals_during_evaluations(stop_and_go_on, small, check_same_run):
-    """They come later; of 320 training and 500 test examples, 100 in a call."""
-    arguments = (*small, "--config.eval_batch_size=100")
-    workdir = stop_and_go_on(
-        arguments,
         (signal.SIGTERM, 1, "train", 5),
-        (signal.SIGINT, 4, "train", 5),
-        (signal.SIGTERM, 9, "test", 10),
-        (signal.SIGTERM, 13, "test", 20),
+        (signal.SIGINT, 4, "test", 5),  # where it had stopped before
+        (signal.SIGINT, 5, "step", 10),  # an epoch's last, which is not evaluated yet
+        (signal.SIGTERM, 10, "step", 20),  # the last of all
     )
-    check_same_run(workdir, *arguments)
+    check_same_run(workdir, *evaluating_all)
 
 
 def test_signals_between_programs_of_fixed_length(
@@ -88,14 +86,9 @@ def test_signals_between_programs_of_fixed_length(
     monkeypatch.setattr("dal_jax.training.feed._MOST_ROWS", 2)
     # A run of its own to compare with, which no other test asks for: undisturbed, and
     # on an otherwise quick machine, a call is all of an epoch.
-    arguments = (*small, "--config.optimizer.learning_rate=0.04")
+    arguments = (*small, "--config.eval_batch_size=500")
     reference(*arguments)
-    workdir = stop_and_go_on(
-        arguments,
-        (signal.SIGTERM, 2, "step", 4),
-        (signal.SIGTERM, 3, "step", 9),
-        (signal.SIGTERM, 1, "step", 10),
-    )
+    workdir = stop_and_go_on(arguments, (signal.SIGTERM, 5, "step", 9))
     check_same_run(workdir, *arguments)
 
 
@@ -105,7 +98,7 @@ def test_signals_between_programs_of_fixed_length(
 def test_what_a_loss_remembers_and_draws_goes_on(
     loss, kept, stop_and_go_on, small, read_run, check_same_run
 ):
-    arguments = (*small, f"--config.loss.name={loss}")
+    arguments = (*small, "--config.checkpoint_every=4", f"--config.loss.name={loss}")
     workdir = stop_and_go_on(arguments, (signal.SIGTERM, 7, "step", 7))
     arrays = read_run(workdir).arrays
     assert any(np.ptp(arrays[name]) > 0 for name in arrays if kept in name)
@@ -128,17 +121,12 @@ def test_a_stream_goes_on_in_the_middle_of_an_epoch(
         f"--config.dataset.train_path={tmp_path / 'images'}",
         "--config.dataset.storage=stream",
     )
-    workdir = stop_and_go_on(
-        arguments,
-        (signal.SIGTERM, 3, "step", 3),
-        (signal.SIGTERM, 5, "step", 8),
-        last=15,
-    )
+    workdir = stop_and_go_on(arguments, (signal.SIGTERM, 8, "step", 8), last=15)
     check_same_run(workdir, *arguments)
 
 
 def test_a_signal_after_all_is_evaluated_finds_the_run_finished(
-    command, monkeypatch, tmp_path, check_same_run, small
+    command, monkeypatch, tmp_path, check_same_run, evaluating_all
 ):
     append = Workdir.append_metrics
 
@@ -149,8 +137,8 @@ def test_a_signal_after_all_is_evaluated_finds_the_run_finished(
 
     monkeypatch.setattr("dal_jax.training.stopping.PATIENCE", 600.0)
     monkeypatch.setattr(Workdir, "append_metrics", append_with_signal)
-    assert command(f"--workdir={tmp_path / 'run'}", *small).status == 0
-    check_same_run(tmp_path / "run", *small)
+    assert command(f"--workdir={tmp_path / 'run'}", *evaluating_all).status == 0
+    check_same_run(tmp_path / "run", *evaluating_all)
 
 
 def test_a_signal_when_only_every_other_epoch_is_evaluated_and_the_best_is_kept(
@@ -160,6 +148,7 @@ def test_a_signal_when_only_every_other_epoch_is_evaluated_and_the_best_is_kept(
         *small,
         "--config.dataset.validation_fraction=0.2",
         "--config.eval_every=2",
+        "--config.checkpoint_every=1",
         "--config.keep_checkpoints=1",
     )
     workdir = tmp_path / "run"
@@ -178,6 +167,7 @@ def test_the_best_is_kept_though_its_evaluation_was_cut_short(
     arguments = (
         *small,
         "--config.dataset.validation_fraction=0.2",
+        "--config.checkpoint_every=1",
         "--config.keep_checkpoints=1",
     )
     measure, accuracies = summary.accuracies, iter([0.9, 0.3, 0.2, 0.1])
@@ -187,7 +177,7 @@ def test_the_best_is_kept_though_its_evaluation_was_cut_short(
         lambda sums: measure(sums) | {"validation_accuracy": next(accuracies)},
     )
     workdir = tmp_path / "run"
-    signalled(signal.SIGTERM, 1, "train")
+    signalled(signal.SIGTERM, 1, "validation")
     assert command(f"--workdir={workdir}", *arguments).status == 143
     assert command(f"--workdir={workdir}", *arguments).status == 0
     kept = {int(path.name) for path in (workdir / "checkpoints").iterdir()}

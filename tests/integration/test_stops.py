@@ -20,7 +20,7 @@ def lines(path):
 
 
 def test_five_kills_leave_no_trace(start_training, tmp_path, check_same_run, small):
-    arguments = (*small, "--config.num_epochs=24")
+    arguments = (*small, "--config.num_epochs=16", "--config.checkpoint_every=1")
     workdir = tmp_path / "run"
 
     def saving():
@@ -57,6 +57,7 @@ def test_signals_in_the_middle_of_an_epoch(
         "--config.model.name=mlp",
         "--config.model.hidden=16",
         "--config.batch_size=1",
+        "--config.train_eval_size=0",
         "--config.num_epochs=10",
         "--config.optimizer.learning_rate=0.001",
     )
@@ -153,22 +154,23 @@ def test_a_signal_is_answered_whatever_takes_long(
     assert last.startswith(f"error: {line}")
     assert "the same command" in last
     assert lines(workdir / "metrics.jsonl") == []
-    assert command(f"--workdir={workdir}", *small).status == 0
+    outcome = command(f"--workdir={workdir}", *small)
+    assert outcome.status == 0
+    assert ("going on at step 5 of 20" in outcome.err) == ("and saved" in line)
     check_same_run(workdir, *small)
 
 
 def test_a_full_disk_stops_in_one_line_and_the_last_checkpoint_is_whole(
     start_training, signalled, command, tmp_path, check_same_run, small
 ):
-    arguments = (*small, "--config.model.hidden=64,64")
     workdir = tmp_path / "run"
     signalled(signal.SIGTERM, 7)
-    assert command(f"--workdir={workdir}", *arguments).status == 143
+    assert command(f"--workdir={workdir}", *small).status == 143
     whole = {path.name for path in (workdir / "checkpoints").iterdir()}
-    assert whole == {"5", "7"}
+    assert whole == {"7"}
     # No file may grow beyond this, and none of a checkpoint's arrays is smaller.
     process = start_training(
-        f"--workdir={workdir}", "--nocompilation_cache", *arguments, file_limit=12_000
+        f"--workdir={workdir}", "--nocompilation_cache", *small, file_limit=12_000
     )
     assert process.wait() == 1, process.err
     assert process.out == ""
@@ -180,8 +182,8 @@ def test_a_full_disk_stops_in_one_line_and_the_last_checkpoint_is_whole(
     assert "goes on" in errors[0]
     left = {path.name for path in (workdir / "checkpoints").iterdir()}
     assert whole <= left
-    assert command(f"--workdir={workdir}", *arguments).status == 0
-    check_same_run(workdir, *arguments)
+    assert command(f"--workdir={workdir}", *small).status == 0
+    check_same_run(workdir, *small)
 
 
 def test_the_command_is_quiet_and_repeats_itself(run_training, tmp_path, small):

@@ -105,6 +105,10 @@ def flip_bit(checkpoint):
     largest(checkpoint).write_bytes(content)
 
 
+def empty_file(checkpoint):
+    largest(checkpoint).write_bytes(b"")
+
+
 def lose_file(checkpoint):
     largest(checkpoint).unlink()
 
@@ -131,7 +135,16 @@ def test_what_was_saved_comes_back(files):
 
 
 @pytest.mark.parametrize(
-    "harm", [truncate, flip_bit, lose_file, lose_arrays, change_digest, tear_manifest]
+    "harm",
+    [
+        truncate,
+        flip_bit,
+        empty_file,
+        lose_file,
+        lose_arrays,
+        change_digest,
+        tear_manifest,
+    ],
 )
 def test_a_damaged_one_is_moved_and_the_one_before_is_taken(harm, files):
     harm(files.checkpoints / "2")

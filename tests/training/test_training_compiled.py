@@ -1,6 +1,7 @@
 """What is compiled: types, donated buffers, what is handed over, programs of rows."""
 
 import collections
+import functools
 import json
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from dal_jax import losses, models, optimizers, recipe
 from dal_jax.config import AugmentationConfig, DatasetConfig, ModelConfig, TrainConfig
 from dal_jax.data import augment
+from dal_jax.models.resnet import BasicBlock, ResNet
 from dal_jax.training import experiment as experiments
 from dal_jax.training import feed, parallel, train_and_evaluate
 from dal_jax.training import step as steps
@@ -27,7 +29,7 @@ def make_config(**fields):
         augmentation=AugmentationConfig(flip=True, crop_padding=1),
         num_epochs=2,
         batch_size=16,
-        eval_batch_size=20,
+        eval_batch_size=24,
     )
     for name, value in fields.items():
         setattr(config, name, value)
@@ -44,13 +46,21 @@ def equations(jaxpr):
                     yield from equations(inner)
 
 
-def trace_step(model_name, precision):
+def cnn(**common):
+    return models.create("cnn", **common)
+
+
+def resnet(**common):
+    """A ResNet-18 of one block as it is and one with a shortcut of its own."""
+    return ResNet(BasicBlock, (1, 1), small_images=True, **common)
+
+
+@functools.cache
+def trace_step(network, precision):
     """Returns the step's equations and its state, old and new, as shapes."""
     config, shape, dtype = make_config(), (8, 8, 3), jnp.dtype(precision)
     model = models.functionalize(
-        lambda rngs: models.create(
-            model_name, image_shape=shape, num_classes=10, dtype=dtype, rngs=rngs
-        )
+        lambda rngs: network(image_shape=shape, num_classes=10, dtype=dtype, rngs=rngs)
     )
     optimizer = optimizers.create("sgd", lambda step: 0.05)
     loss = losses.make_stateful("dal", total_steps=10, num_classes=10, num_examples=16)
@@ -79,24 +89,24 @@ def operand_types(found, name):
     )
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet18"])
-def test_bfloat16_is_for_convolutions_and_matrix_products(name):
-    found, _, _ = trace_step(name, "bfloat16")
+@pytest.mark.parametrize("network", [cnn, resnet])
+def test_bfloat16_is_for_convolutions_and_matrix_products(network):
+    found, _, _ = trace_step(network, "bfloat16")
     convolutions = operand_types(found, "conv_general_dilated")
     assert set(convolutions) == {("bfloat16", "bfloat16")}
     products = operand_types(found, "dot_general")
     # The logits' gradient alone, float32 as they are, meets the last layer as such.
     assert products.pop(("float32", "bfloat16")) == 2
     assert set(products) == {("bfloat16", "bfloat16")}
-    full, _, _ = trace_step(name, "float32")
+    full, _, _ = trace_step(network, "float32")
     both = operand_types(full, "conv_general_dilated")
     assert set(both) == {("float32", "float32")}
     assert both.total() == convolutions.total()
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet18"])
-def test_parameters_statistics_and_the_loss_stay_float32(name):
-    found, state, (new_state, metrics) = trace_step(name, "bfloat16")
+@pytest.mark.parametrize("network", [cnn, resnet])
+def test_parameters_statistics_and_the_loss_stay_float32(network):
+    found, state, (new_state, metrics) = trace_step(network, "bfloat16")
     for tree in (state, new_state):
         kept = (tree.params, tree.model_state, tree.opt_state)
         floats = [x.dtype for x in jax.tree.leaves(kept) if x.dtype != jnp.int32]
@@ -118,31 +128,23 @@ def build(config):
 
 @pytest.mark.parametrize("way", ["fori_loop", "scan"])
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
-def test_the_state_is_donated(mode, way, monkeypatch):
-    monkeypatch.setattr(feed, "scans", lambda: way == "scan")
-    experiment, carry = build(make_config(parallel=mode))
-    state = carry[0]
-    trained = experiment.run_train(experiment.context, carry, experiment.order(0), 0, 6)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(trained))
-
-
-@pytest.mark.parametrize("way", ["fori_loop", "scan"])
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
-def test_a_call_hands_over_nothing_but_numbers(mode, way, monkeypatch):
+def test_a_call_takes_the_state_s_buffers_and_hands_over_nothing_but_numbers(
+    mode, way, monkeypatch
+):
     """Images are gathered, augmented and normalised inside the program."""
     monkeypatch.setattr(feed, "scans", lambda: way == "scan")
     experiment, carry = build(make_config(parallel=mode))
     order = experiment.order(0)
-    carry = experiment.run_train(experiment.context, carry, order, 0, 6)
-    for leaf in jax.tree.leaves(carry):
-        leaf.block_until_ready()
+    trained = experiment.run_train(experiment.context, carry, order, 0, 6)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(carry[0]))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(trained))
+    jax.block_until_ready(trained)
     moved = []
     put = jax.device_put
     monkeypatch.setattr(
         jax, "device_put", lambda *a, **k: moved.append(a) or put(*a, **k)
     )
-    experiment.run_train(experiment.context, carry, order, 0, 6)
+    experiment.run_train(experiment.context, trained, order, 0, 6)
     assert moved == []
 
 
@@ -156,7 +158,7 @@ def test_runs_that_differ_in_their_seeds_have_one_program(monkeypatch):
 
         def call(*arguments):
             programs.append(compiled.lower(*arguments).as_text())
-            return compiled(*arguments)
+            return arguments[0]
 
         return call
 
@@ -168,18 +170,34 @@ def test_runs_that_differ_in_their_seeds_have_one_program(monkeypatch):
     assert programs[0] == programs[1]
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Returns the directory of a finished run, the same for all who ask."""
+
+    @functools.cache
+    def trained(mode, precision):
+        workdir = tmp_path_factory.mktemp("run")
+        config = make_config(parallel=mode, precision=precision)
+        train_and_evaluate(config, workdir)
+        return workdir
+
+    return trained
+
+
+def entries(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 @pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
-def test_programs_of_fixed_length_train_the_same(mode, monkeypatch, tmp_path):
+def test_programs_of_fixed_length_train_the_same(mode, run, monkeypatch, tmp_path):
     """What runs on GPU and TPU: lax.scan over rows, here 4, and what is left."""
-    entries = {}
-    for way in ("fori_loop", "scan"):
-        monkeypatch.setattr(feed, "scans", lambda way=way: way == "scan")
-        monkeypatch.setattr(feed, "_MOST_ROWS", 4)
-        monkeypatch.setattr(feed, "_FEWEST_ROWS", 4)
-        train_and_evaluate(make_config(parallel=mode), tmp_path / way)
-        text = (tmp_path / way / "metrics.jsonl").read_text()
-        entries[way] = [json.loads(line) for line in text.splitlines()]
-    for looped, scanned in zip(*entries.values(), strict=True):
+    of_loops = entries(run(mode, "float32"))
+    monkeypatch.setattr(feed, "scans", lambda: True)
+    monkeypatch.setattr(feed, "_MOST_ROWS", 4)
+    monkeypatch.setattr(feed, "_FEWEST_ROWS", 4)
+    train_and_evaluate(make_config(parallel=mode), tmp_path)
+    for looped, scanned in zip(of_loops, entries(tmp_path), strict=True):
         assert scanned["step"] == looped["step"]
         assert scanned["train_loss"] == pytest.approx(looped["train_loss"], rel=1e-5)
         assert scanned["test_accuracy"] == pytest.approx(
@@ -218,30 +236,25 @@ def test_a_profile_is_written_by_option(tmp_path):
     assert traces[0].stat().st_size > 1000
 
 
-def test_no_profile_is_written_otherwise(tmp_path):
-    train_and_evaluate(make_config(num_epochs=1), tmp_path)
-    assert not (tmp_path / "profile").exists()
+def test_no_profile_is_written_otherwise(run):
+    assert not (run("jit", "float32") / "profile").exists()
 
 
-def test_bfloat16_trains(tmp_path):
-    runs = {
-        precision: train_and_evaluate(
-            make_config(precision=precision), tmp_path / precision
-        )
+def test_bfloat16_trains(run):
+    full, half = (
+        entries(run("jit", precision))[-1]["train_loss"]
         for precision in ("float32", "bfloat16")
-    }
-    assert np.isfinite(runs["bfloat16"]["train_loss"])
-    assert runs["bfloat16"]["train_loss"] != runs["float32"]["train_loss"]
-    assert runs["bfloat16"]["train_loss"] == pytest.approx(
-        runs["float32"]["train_loss"], rel=0.05
     )
+    assert np.isfinite(half)
+    assert half != full
+    assert half == pytest.approx(full, rel=0.05)
 
 
 def test_the_initialisation_has_the_bits_of_an_optimized_program():
     """Though it is compiled with few optimizations, to start sooner."""
     model = models.functionalize(
         lambda rngs: models.create(
-            "mlp", image_shape=(8, 8, 1), num_classes=10, rngs=rngs
+            "linear", image_shape=(8, 8, 1), num_classes=10, rngs=rngs
         )
     )
     found = parallel.make_parallel("jit", 8).init_state(model.init, jax.random.key(3))

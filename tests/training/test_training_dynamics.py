@@ -16,6 +16,9 @@ STEPS_PER_EPOCH = 3
 STEPS = EPOCHS * STEPS_PER_EPOCH
 
 
+observe = jax.jit(dynamics.observe, static_argnames="phases")
+
+
 def q(step):
     return {"q": 0.6 + 0.9 * step / STEPS}
 
@@ -108,15 +111,14 @@ def test_a_stop_in_the_middle_changes_no_bit(run):
 def test_what_is_not_finite_or_left_out_leaves_no_trace():
     phases = dynamics.make_phases(4, 2)
     before = dynamics.init(5, K, phases)
-    logits = jnp.zeros((3, K)).at[0, 1].set(jnp.nan).at[1, 2].set(jnp.inf)
-    labels, index = jnp.array([0, 1, 2]), jnp.array([0, 1, 4])
-    after = dynamics.summary(dynamics.observe(before, logits, labels, index, 0, phases))
+    logits = np.zeros((3, K), np.float32)
+    logits[0, 1], logits[1, 2] = np.nan, np.inf
+    batch = logits, np.array([0, 1, 2]), np.array([0, 1, 4])
+    after = dynamics.summary(observe(before, *batch, 0, phases, where=True))
     np.testing.assert_array_equal(after["num_seen"], [0, 0, 0, 0, 1])
     assert np.isnan(after["mean_margin"][:4]).all()
     np.testing.assert_array_equal(after["late_predicted_class"], [-1] * 5)
-    skipped = dynamics.observe(
-        before, logits, labels, index, 0, phases, where=jnp.array(False)
-    )
+    skipped = observe(before, *batch, 0, phases, where=False)
     jax.tree.map(np.testing.assert_array_equal, before, skipped)
 
 
@@ -126,12 +128,13 @@ def test_the_leading_classes_where_all_do_not_fit():
     assert seen.log_probabilities is None
     predicted = [7, 8, 7, 9, 10, 11, 7, 12, 7, 8, 7, 7]
     for step, k in enumerate(predicted):
-        logits = jnp.zeros((1, 50)).at[0, k].set(9.0)
-        label, row = jnp.array([0]), jnp.array([1])
-        seen = dynamics.observe(seen, logits, label, row, step, phases)
+        logits = np.float32(9) * np.eye(50, dtype=np.float32)[[k]]
+        seen = observe(seen, logits, np.array([0]), np.array([1]), step, phases)
     told = dynamics.summary(seen)
     np.testing.assert_array_equal(told["late_predicted_class"], [-1, 7, -1])
     assert told["leading_classes"].shape == (3, 4)
+    # A class that has no place takes that of the lightest.
+    assert set(told["leading_classes"][1]) == {7, 8, 11, 12}
     share = np.exp(9) / (np.exp(9) + 49)
     np.testing.assert_allclose(told["leading_weights"][1].sum(), 12 * share, rtol=1e-5)
     assert np.all(np.diff(told["leading_weights"][1]) <= 0)

@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 import signal
 import sys
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,12 +79,19 @@ def untimed(entries):
     return [{k: v for k, v in e.items() if "second" not in k} for e in entries]
 
 
+@pytest.fixture(scope="module")
+def plain():
+    """What ``fit`` returns without further arguments, which nothing may change."""
+    return fit()
+
+
 def test_objects_and_names_end_with_the_same_bits(tmp_path):
     config = TrainConfig(
         dataset=DatasetConfig(train_size=96, test_size=40, validation_fraction=0.25),
         model=ModelConfig("mlp", hidden=(16,)),
         num_epochs=2,
         batch_size=24,
+        train_eval_size=0,
     )
     by_names = training.train_and_evaluate(config, tmp_path / "names")
     prepared = recipe.prepare(config)
@@ -105,6 +114,7 @@ def test_objects_and_names_end_with_the_same_bits(tmp_path):
         preprocess=objects["preprocess"],
         num_epochs=2,
         batch_size=24,
+        train_eval_size=0,
     )
     for name in ("train_loss", "test_accuracy_last", "validation_accuracy_last"):
         assert result.summary[name] == by_names[name]
@@ -114,9 +124,9 @@ def test_objects_and_names_end_with_the_same_bits(tmp_path):
 def test_a_module_s_own_parameters_are_the_beginning_and_stay():
     module = linear(nnx.Rngs(5))
     before = np.array(module.kernel[...])
-    result = fit(model=module, num_epochs=1, optimizer=optax.sgd(0.0))
-    np.testing.assert_array_equal(result.params["kernel"], before)
-    trained = fit(model=module, num_epochs=1)
+    begun = fit(model=module, num_epochs=0)
+    np.testing.assert_array_equal(begun.params["kernel"], before)
+    trained = fit(model=module, num_epochs=1, train_eval_size=0)
     assert (np.asarray(trained.params["kernel"]) != before).any()
     np.testing.assert_array_equal(module.kernel[...], before)
 
@@ -133,7 +143,9 @@ def test_a_pair_and_a_linen_module_of_the_same_maths_agree():
     def apply(params, state, inputs, train):
         return inputs @ params["kernel"] + params["bias"], state
 
-    of_linen, of_pair = fit(model=Linear()), fit(model=(init, apply))
+    of_linen, of_pair = (
+        fit(model=model, train_eval_size=0) for model in (Linear(), (init, apply))
+    )
     for one, other in zip(of_linen.metrics, of_pair.metrics, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
     inputs = make_data()[0]
@@ -166,9 +178,9 @@ class Source:
         return self._inputs[position]
 
 
-def test_streamed_inputs_train_as_those_in_memory():
-    in_memory, streamed = fit(), fit(train=data.Split(Source(), make_data()[1]))
-    for one, other in zip(in_memory.metrics, streamed.metrics, strict=True):
+def test_streamed_inputs_train_as_those_in_memory(plain):
+    streamed = fit(train=data.Split(Source(), make_data()[1]))
+    for one, other in zip(plain.metrics, streamed.metrics, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-6)
 
 
@@ -206,21 +218,20 @@ def test_examples_with_several_labels_have_clean_ones(tmp_path):
         )
 
 
-def test_a_workdir_goes_on_with_the_same_objects_and_refuses_others(tmp_path):
-    whole = fit(num_epochs=4, workdir=tmp_path / "whole")
-    for name in ("config.json", "noise.npz", "metrics.jsonl", "summary.json"):
-        assert (tmp_path / "whole" / name).exists()
-
+def test_a_workdir_goes_on_with_the_same_objects_and_refuses_others(tmp_path, plain):
     class Left(Exception):
         pass
 
-    def leave(entry):
-        if entry["epoch"] == 2:
-            raise Left
+    given = {"workdir": tmp_path, "checkpoint_every": 1}
+    # An interrupt is as ordinary as any other exception.
+    for error, last in ((Left, 2), (KeyboardInterrupt, 3)):
 
-    given = {"num_epochs": 4, "workdir": tmp_path / "left", "checkpoint_every": 1}
-    with pytest.raises(Left):
-        fit(on_evaluation=leave, **given)
+        def leave(entry, error=error, last=last):
+            if entry["epoch"] == last:
+                raise error
+
+        with pytest.raises(error):
+            fit(on_evaluation=leave, **given)
     inputs, labels = make_data()
     others = (
         {"loss": losses.make("mae")},
@@ -232,12 +243,13 @@ def test_a_workdir_goes_on_with_the_same_objects_and_refuses_others(tmp_path):
     for other in others:
         with pytest.raises(InputError, match="another configuration"):
             fit(**given | other)
-    rest = fit(**given)
-    assert untimed(rest.metrics) == untimed(
-        fit(num_epochs=4, workdir=tmp_path / "again", checkpoint_every=1).metrics
-    )
-    assert untimed(rest.metrics) == untimed(whole.metrics)
-    jax.tree.map(np.testing.assert_array_equal, rest.params, whole.params)
+    said = []
+    rest = fit(say=said.append, **given)
+    assert said == ["going on at step 8 of 12"]
+    assert untimed(rest.metrics) == untimed(plain.metrics)
+    jax.tree.map(np.testing.assert_array_equal, rest.params, plain.params)
+    for name in ("config.json", "noise.npz", "metrics.jsonl", "summary.json"):
+        assert (tmp_path / name).exists()
 
 
 def test_a_mapped_run_of_objects_with_batch_norm_goes_on(tmp_path):
@@ -250,14 +262,45 @@ def test_a_mapped_run_of_objects_with_batch_norm_goes_on(tmp_path):
             return self.linear(self.norm(x))
 
     given = {"model": Network, "parallel": "pmap", "workdir": tmp_path}
+    given["train_eval_size"] = 0
     first = fit(**given)
     assert fit(**given).summary == first.summary
     with pytest.raises(InputError, match="another configuration"):
         fit(**given | {"loss": losses.make("mae")})
 
 
-def test_a_finished_run_is_given_back_as_it_is(tmp_path):
-    first = fit(workdir=tmp_path)
+def owned():
+    return (
+        signal.getsignal(signal.SIGINT),
+        signal.getsignal(signal.SIGTERM),
+        sys.excepthook,
+        sys.unraisablehook,
+        threading.excepthook,
+    )
+
+
+class Finished(NamedTuple):
+    """A run, and what the process owned before, at each evaluation, and after."""
+
+    workdir: Path
+    result: training.FitResult
+    owned: list[tuple[object, ...]]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    seen, workdir = [owned()], tmp_path_factory.mktemp("finished")
+    result = fit(workdir=workdir, on_evaluation=lambda entry: seen.append(owned()))
+    return Finished(workdir, result, [*seen, owned()])
+
+
+def test_a_library_call_leaves_the_process_alone(finished):
+    assert finished.owned == [finished.owned[0]] * 5
+
+
+def test_a_finished_run_is_given_back_as_it_is(finished, tmp_path):
+    first = finished.result
+    shutil.copytree(finished.workdir, tmp_path, dirs_exist_ok=True)
     written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     said = []
     again = fit(workdir=tmp_path, say=said.append)
@@ -282,19 +325,17 @@ def test_a_callback_ends_the_run(tmp_path):
 
     def end(entry):
         seen.append(entry["epoch"])
-        return np.bool_(entry["epoch"] == 2)
+        # What is no truth value ends nothing.
+        return np.True_ if entry["epoch"] == 2 else "seen"
 
-    result = fit(num_epochs=9, on_evaluation=end, workdir=tmp_path)
+    result = fit(on_evaluation=end, workdir=tmp_path)
     assert seen == [1, 2]
     assert result.summary["epochs"] == 2
     assert (tmp_path / "checkpoints" / "8").is_dir()
-    # What is no truth value ends nothing.
-    assert fit(on_evaluation=lambda entry: "seen").summary["epochs"] == 3
 
 
-def test_an_average_of_the_parameters_is_what_is_evaluated():
-    result = fit(ema_decay=0.9, num_epochs=2)
-    plain = fit(num_epochs=2)
+def test_an_average_of_the_parameters_is_what_is_evaluated(plain):
+    result = fit(ema_decay=0.9)
     # The trajectory is the same; what is given back is its average.
     jax.tree.map(np.testing.assert_array_equal, result.state.params, plain.params)
     assert (np.asarray(result.params["bias"]) != plain.params["bias"]).any()
@@ -318,10 +359,10 @@ def test_the_average_by_hand():
     assert float(second.average[0]["w"]) == pytest.approx(0.15 * 1.9 + 0.85 * 4)
 
 
-def test_the_training_set_s_evaluation_can_be_thinned_out():
+def test_the_training_set_s_evaluation_can_be_thinned_out(plain):
     inputs, labels = make_data()
-    whole, some, none = (fit(train_eval_size=n) for n in (None, 10, 0))
-    jax.tree.map(np.testing.assert_array_equal, whole.params, some.params)
+    some, none = (fit(train_eval_size=n) for n in (10, 0))
+    jax.tree.map(np.testing.assert_array_equal, plain.params, some.params)
     assert "train_accuracy" not in none.metrics[-1]
     assert none.summary["train_accuracy"] is None
     chosen = np.arange(10) * 64 // 10
@@ -329,33 +370,6 @@ def test_the_training_set_s_evaluation_can_be_thinned_out():
     assert some.metrics[-1]["train_accuracy"] == pytest.approx(
         np.mean(predicted == labels[chosen])
     )
-
-
-def test_a_library_call_leaves_the_process_alone(tmp_path):
-    def owned():
-        return (
-            signal.getsignal(signal.SIGINT),
-            signal.getsignal(signal.SIGTERM),
-            sys.excepthook,
-            sys.unraisablehook,
-            threading.excepthook,
-        )
-
-    before, during = owned(), []
-    fit(workdir=tmp_path, on_evaluation=lambda entry: during.append(owned()))
-    assert set(during) == {before}
-    assert owned() == before
-
-
-def test_an_interrupt_is_an_ordinary_one_and_the_run_goes_on(tmp_path):
-    def interrupt(entry):
-        if entry["epoch"] == 2:
-            raise KeyboardInterrupt
-
-    given = {"workdir": tmp_path, "checkpoint_every": 1}
-    with pytest.raises(KeyboardInterrupt):
-        fit(on_evaluation=interrupt, **given)
-    assert untimed(fit(**given).metrics) == untimed(fit().metrics)
 
 
 @pytest.mark.parametrize(

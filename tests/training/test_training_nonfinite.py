@@ -1,6 +1,7 @@
 """A run whose loss or gradient overflows: it stops and says why, or it skips."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from dal_jax.training import NonFiniteError, train_and_evaluate
 def make_config(**optimizer):
     config = TrainConfig(
         dataset=DatasetConfig(train_size=128, test_size=50),
-        model=ModelConfig("mlp", hidden=(16,)),
+        model=ModelConfig("mlp", hidden=(4,)),
         optimizer=OptimizerConfig(**{"learning_rate": 1e38} | optimizer),
         num_epochs=2,
         batch_size=32,
         checkpoint_every=1,
+        train_eval_size=0,
     )
     config.loss.name = "ce"
     return config
@@ -26,10 +28,18 @@ def read(workdir):
     return [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_it_stops_with_where_and_what_to_do(tmp_path):
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The directory of a run that overflowed, and its error; only to read."""
+    workdir = tmp_path_factory.mktemp("stopped")
     with pytest.raises(NonFiniteError) as caught:
-        train_and_evaluate(make_config(), tmp_path)
-    line = str(caught.value)
+        train_and_evaluate(make_config(), workdir)
+    return workdir, caught.value
+
+
+def test_it_stops_with_where_and_what_to_do(stopped):
+    workdir, error = stopped
+    line = str(error)
     assert "\n" not in line
     for word in ("'ce'", "at step ", "learning_rate", "clip_norm", "on_nonfinite=skip"):
         assert word in line
@@ -39,15 +49,17 @@ def test_it_stops_with_where_and_what_to_do(tmp_path):
     assert low <= high
     assert np.isfinite([low, high]).all()
     # What is not finite is not saved.
-    assert read(tmp_path) == []
-    assert not list((tmp_path / "checkpoints").iterdir())
-    assert not (tmp_path / "summary.json").exists()
+    assert read(workdir) == []
+    assert not list((workdir / "checkpoints").iterdir())
+    assert not (workdir / "summary.json").exists()
 
 
-def test_the_same_command_stops_again_and_another_goes_through(tmp_path):
-    for _ in range(2):
-        with pytest.raises(NonFiniteError):
-            train_and_evaluate(make_config(), tmp_path)
+def test_the_same_command_stops_again_and_another_goes_through(stopped, tmp_path):
+    workdir, error = stopped
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(NonFiniteError) as again:
+        train_and_evaluate(make_config(), tmp_path)
+    assert str(again.value) == str(error)
     config = make_config(learning_rate=0.05)
     summary = train_and_evaluate(config, tmp_path, overwrite=True)
     assert summary["epochs"] == 2

@@ -15,13 +15,14 @@ from dal_jax.training.plan import make_plan
 from dal_jax.training.state import TrainMetrics
 
 
-def make_config(loss_name="dal", **seeds):
+def make_config(loss_name="ce", **seeds):
     config = TrainConfig(
         dataset=DatasetConfig(train_size=128, test_size=50),
-        model=ModelConfig("mlp", hidden=(16,)),
+        model=ModelConfig("linear"),
         augmentation=AugmentationConfig(flip=True),
         num_epochs=2,
         batch_size=32,
+        train_eval_size=0,
     )
     config.loss.name = loss_name
     for field, value in seeds.items():
@@ -65,10 +66,6 @@ def base():
     return sources(make_config())
 
 
-def test_the_same_seed_is_the_same_run(base):
-    assert differing(sources(make_config()), base) == set()
-
-
 @pytest.mark.parametrize(
     ("field", "changes"),
     [
@@ -92,7 +89,7 @@ def test_the_seed_of_a_loss_that_draws():
 
 
 def test_a_derived_seed_can_be_written_out(base):
-    """Overriding a source by the run's own seed is no change."""
+    """Overriding a source by the run's own seed is no change: the run is the same."""
     names = [field.name for field in dataclasses.fields(make_config().seeds)]
     config = make_config(noise=0, **dict.fromkeys(names, 0))
     assert differing(sources(config), base) == set()
@@ -104,7 +101,7 @@ def test_two_whole_runs_are_the_same_bit_for_bit():
         for config in (make_config(), make_config())
     )
     chex.assert_trees_all_equal(one.state, two.state)
-    assert len(jax.tree.leaves(one.params)) == 4
+    assert len(jax.tree.leaves(one.params)) == 2
 
     def untimed(entries):
         return [{k: v for k, v in e.items() if "second" not in k} for e in entries]
