@@ -156,6 +156,8 @@ def _with_gradients(of_block, head, rows, step, cotangents):
         if kept is not None:
             loss, cotangent = (jnp.where(kept, x, 0) for x in (loss, cotangent))
         d_logits, d_captured, d_labels = transpose(cotangent.astype(loss.dtype))
+        if kept is not None:  # a slope that is not finite, times zero
+            d_logits = jnp.where(kept[:, None], d_logits, 0)
         # Narrow factors, or an accelerator would multiply many times slower.
         d_narrow = d_logits.astype(jnp.promote_types(hidden.dtype, head.kernel.dtype))
         d_hidden = _product("rk,fk->rf", d_narrow, head.kernel, like=hidden)
@@ -164,8 +166,6 @@ def _with_gradients(of_block, head, rows, step, cotangents):
             None if head.bias is None else jnp.sum(d_logits, 0),
             d_captured,
         )
-        if kept is not None:
-            d_hidden = jnp.where(kept[:, None], d_hidden, 0)
         sums = jax.tree.map(jnp.add, sums, d_head)
         return sums, (loss, d_hidden.astype(hidden.dtype), d_labels)
 
