@@ -28,7 +28,6 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from dal_jax.losses import log_space, softmax
-from dal_jax.losses.summation import below
 
 Rows = tuple[jax.Array, ...]
 
@@ -193,4 +192,4 @@ def _of_logits(axis, logits, labels, rows, d_logits):
 
 def log_p_of(logits: jax.Array, top: jax.Array, log_total: jax.Array) -> jax.Array:
     """The log-probabilities of all classes, finite even for logits of ``-inf``."""
-    return below(logits, top) - log_total
+    return log_space.below(logits, top) - log_total

@@ -113,13 +113,25 @@ def custom_jvp(
     return functools.partial(jax.custom_jvp, nondiff_argnums=nondiff_argnums)
 
 
+@jax.custom_jvp
+def below(logits: jax.Array, top: jax.Array) -> jax.Array:
+    """The logits minus the largest one, in its dtype, finite even for ``-inf``."""
+    shifted = logits.astype(top.dtype) - top
+    return jnp.maximum(shifted, jnp.finfo(top.dtype).min)
+
+
+@below.defjvp
+def _below_jvp(primals, tangents):
+    # The bound only keeps products with a probability of 0 from being NaN.
+    d_logits, d_top = tangents
+    return below(*primals), d_logits.astype(d_top.dtype) - d_top
+
+
 @custom_jvp(1)
 def log_probs(logits: jax.Array, axis: int) -> jax.Array:
     """Log-softmax whose gradient and products with ``p`` stay finite at ``-inf``."""
-    below = logits - jnp.max(logits, axis, keepdims=True)
-    # Only a logit of -inf reaches the bound; without it p log p would be NaN, not 0.
-    below = jnp.maximum(below, jnp.finfo(logits.dtype).min)
-    return below - jnp.log(jnp.sum(jnp.exp(below), axis, keepdims=True))
+    shifted = below(logits, jnp.max(logits, axis, keepdims=True))
+    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis, keepdims=True))
 
 
 @log_probs.defjvp

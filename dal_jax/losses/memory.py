@@ -19,7 +19,6 @@ from dal_jax.losses.class_sums import (
     normalizer,
     sum_over_classes,
 )
-from dal_jax.losses.summation import below
 
 # The released code bounds probabilities by this, so that no target reaches 1.
 _LEAST = 1e-4
@@ -76,7 +75,7 @@ def elr(
 
 def _disagreement(logits, targets, top):
     # Not 1 - sum(p t), which loses everything where p and t agree.
-    return jnp.exp(below(logits, top)) * (1 - targets)
+    return jnp.exp(log_space.below(logits, top)) * (1 - targets)
 
 
 def elr_targets(

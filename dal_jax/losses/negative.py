@@ -13,7 +13,6 @@ from jax.typing import ArrayLike
 from dal_jax.hyperparameters import Count
 from dal_jax.losses import log_space
 from dal_jax.losses.class_sums import log_p_of, normalizer, sum_over_classes
-from dal_jax.losses.summation import below
 
 _HALF = math.log(0.5)
 
@@ -90,7 +89,7 @@ def _log_complement(logits: jax.Array, negatives: jax.Array, axis: int) -> jax.A
     others = jnp.squeeze(jnp.log(others) + second - top - log_total, axis)
     of_negative = jax.vmap(log_space.select_label, (None, 0, None))
     own = of_negative(logits, negatives, axis).astype(top.dtype)
-    own = below(own, jnp.squeeze(top, axis)) - jnp.squeeze(log_total, axis)
+    own = log_space.below(own, jnp.squeeze(top, axis)) - jnp.squeeze(log_total, axis)
     difference = jnp.log1p(-jnp.exp(jnp.where(own > _HALF, -1, own)))
     return jnp.where(own > _HALF, others, difference)
 
@@ -98,4 +97,4 @@ def _log_complement(logits: jax.Array, negatives: jax.Array, axis: int) -> jax.A
 def _beside_one(logits, top, log_total, second):
     """Exponentials of the classes that have less than half of the probability."""
     less = log_p_of(logits, top, log_total) <= _HALF
-    return jnp.where(less, jnp.exp(below(logits, second)), 0)
+    return jnp.where(less, jnp.exp(log_space.below(logits, second)), 0)

@@ -33,7 +33,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from dal_jax.losses import log_space
-from dal_jax.losses.summation import below, half_below, sums_in_loop
 
 
 class Sums(NamedTuple):
@@ -142,26 +141,16 @@ def in_passes(
 ) -> Sums:
     """The sums as in the formulas above, in forms that XLA's CPU backend fuses."""
     top = jax.lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
-    narrow, logits = logits, logits.astype(log_space.wide(logits))
+    logits = logits.astype(log_space.wide(logits))
     top = top.astype(logits.dtype)
     label = log_space.select_label(logits, labels, axis)
-    if with_entropy and narrow.dtype != logits.dtype:
-        degrees = jnp.arange(2, dtype=logits.dtype)
-        both = sums_in_loop(_moment, (narrow,), (top,), (degrees,), axis)
-        total, moment = jnp.squeeze(both, axis + 1)
-    else:
-        exps = jnp.exp(logits - top)
-        total, moment = jnp.sum(exps, axis), None
-        if with_entropy:
-            # Halved, because XLA's CPU backend would write the difference out.
-            moment = 2 * jnp.sum(exps * half_below(logits, top), axis)
-    return Sums(jnp.squeeze(top, axis), label, total, moment)
-
-
-def _moment(logits: jax.Array, top: jax.Array, degree: jax.Array) -> jax.Array:
-    """Exponentials for degree 0; for degree 1, times their exponents."""
-    shifted = below(logits, top)
-    return jnp.exp(shifted) * (1 - degree + degree * shifted)
+    exps = jnp.exp(logits - top)
+    moment = None
+    if with_entropy:
+        # Halved, because XLA's CPU backend would write the difference out.
+        halves = jnp.maximum(logits / 2 - top / 2, jnp.finfo(logits.dtype).min / 2)
+        moment = 2 * jnp.sum(exps * halves, axis)
+    return Sums(jnp.squeeze(top, axis), label, jnp.sum(exps, axis), moment)
 
 
 def online(

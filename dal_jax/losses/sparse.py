@@ -11,7 +11,6 @@ from jax.typing import ArrayLike
 from dal_jax.hyperparameters import NonNegative, Positive, PositiveFraction
 from dal_jax.losses import log_space
 from dal_jax.losses.class_sums import sum_over_classes
-from dal_jax.losses.summation import below
 
 
 def ce_sr(
@@ -73,11 +72,11 @@ def _square(logits: jax.Array) -> jax.Array:
 
 
 def _exps(logits: jax.Array, top: jax.Array, scale: jax.Array) -> jax.Array:
-    return jnp.exp(scale * below(logits, top))
+    return jnp.exp(scale * log_space.below(logits, top))
 
 
 def _log_s(logits, top, scale, log_total):
-    return scale * below(logits, top) - log_total
+    return scale * log_space.below(logits, top) - log_total
 
 
 def _powers(logits, top, scale, log_total, power):

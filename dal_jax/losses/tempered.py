@@ -22,7 +22,6 @@ from dal_jax.hyperparameters import AtLeastOne, Range
 from dal_jax.losses import log_space
 from dal_jax.losses.class_sums import sum_over_classes
 from dal_jax.losses.dal import gce_term
-from dal_jax.losses.summation import below
 
 
 def bi_tempered(
@@ -120,7 +119,7 @@ def _exp_t(logits, top, scale, c):
 
 
 def _log_p(logits, top, scale, log_total, c):
-    return -jnp.log1p(-c * scale * below(logits, top)) / c - log_total
+    return -jnp.log1p(-c * scale * log_space.below(logits, top)) / c - log_total
 
 
 def _powers(logits, top, scale, log_total, c, power):

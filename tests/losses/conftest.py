@@ -3,8 +3,6 @@ import contextlib
 import jax
 import pytest
 
-from dal_jax.losses import summation
-
 
 @contextlib.contextmanager
 def optimizations(*, few: bool):
@@ -36,6 +34,13 @@ def x64():
 
 
 @pytest.fixture
-def as_for_large_arrays(monkeypatch):
-    """Small arrays summed in loops too."""
-    monkeypatch.setattr(summation, "_SMALL", 0)
+def choose_platform(monkeypatch):
+    """Lets every choice between platforms fall on the given one; "default" is a TPU."""
+
+    def choose(platform):
+        def chosen(*arguments, default, **forms):
+            return forms.get(platform, default)(*arguments)
+
+        monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
+
+    return choose
