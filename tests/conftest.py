@@ -22,7 +22,11 @@ ROOT = Path(__file__).parents[1]
 PATIENCE = 900
 
 # Programs here are small and run a few times: optimising them costs more than it saves.
-_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# One part each: small programs are not worth being split over the cores.
+_QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_parallel_codegen_split_count=1"
+)
 if tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 11):
     # A third less to compile. Later versions have one code generator, which is faster.
     _QUICK += " --xla_cpu_use_fusion_emitters=false"
@@ -239,7 +243,7 @@ class Script:
         while not condition():
             assert self.status is None, self.err
             assert time.monotonic() < end, self.err
-            time.sleep(0.002)
+            time.sleep(0.01)
 
     def kill(self) -> None:
         """Ends it, whatever it does."""
