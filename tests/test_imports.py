@@ -1,6 +1,7 @@
 """Who may import whom, from docs/architecture.md."""
 
 import ast
+import functools
 import importlib.metadata
 import re
 import subprocess
@@ -18,16 +19,26 @@ HEAVY = ("flax", "orbax", "tensorflow_datasets", "grain", "matplotlib", "sklearn
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 
+@functools.cache
+def tree(path):
+    return ast.parse((ROOT / path).read_text())
+
+
+@functools.cache
+def nodes(path):
+    return list(ast.walk(tree(path)))
+
+
+@functools.cache
 def imported(path, everywhere=True):
     """Full names of the modules that a file imports, or only at its top level."""
-    tree = ast.parse((ROOT / path).read_text())
     names = set()
-    for node in ast.walk(tree) if everywhere else tree.body:
+    for node in nodes(path) if everywhere else tree(path).body:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module)
-    return names
+    return frozenset(names)
 
 
 def tops(names):
@@ -84,10 +95,11 @@ def test_packages_stay_where_they_are_known(package, homes):
     assert {user for user in users if not user.startswith(homes)} == set()
 
 
+@functools.cache
 def attributes(path):
     """Full names of what a file takes from the modules that it imports."""
-    names = imported(path)
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+    names = set(imported(path))
+    for node in nodes(path):
         if isinstance(node, ast.Attribute):
             names.add(ast.unparse(node))
         elif isinstance(node, ast.ImportFrom):
@@ -155,11 +167,20 @@ def in_new_process(code):
     ).stdout
 
 
-def test_importing_the_package_imports_nothing_heavy():
-    code = "import sys, dal_jax, dal_jax.losses, dal_jax.noise; print(*sys.modules)"
-    loaded = {name.split(".")[0] for name in in_new_process(code).split()}
+def test_importing_the_package_imports_nothing_heavy_and_starts_no_backend():
+    # jax.distributed.initialize has to come before anything that starts one.
+    # The number of devices can be set only until then.
+    code = """
+import sys, jax, dal_jax, dal_jax.losses, dal_jax.noise, dal_jax.schedules
+print(*sys.modules)
+jax.config.update("jax_num_cpu_devices", 3)
+print(jax.device_count("cpu"))
+"""
+    modules, devices = in_new_process(code).splitlines()
+    loaded = {name.split(".")[0] for name in modules.split()}
     assert {"dal_jax", "jax"} <= loaded
     assert loaded & set(HEAVY) == set()
+    assert devices == "3"
 
 
 def test_versions_are_printed_without_importing_what_they_are_of():
@@ -181,17 +202,6 @@ def test_every_public_name_is_found_through_the_package():
     for name in dal_jax.__all__:
         assert getattr(dal_jax, name) is not None
     assert dal_jax.dal_loss is dal_jax.losses.dal_loss
-
-
-def test_importing_the_package_starts_no_backend():
-    # jax.distributed.initialize has to come before anything that does.
-    # The number of devices can be set only until then.
-    code = """
-import jax, dal_jax, dal_jax.losses, dal_jax.schedules
-jax.config.update("jax_num_cpu_devices", 3)
-print(jax.device_count("cpu"))
-"""
-    assert in_new_process(code).strip() == "3"
 
 
 def test_noise_is_found_through_the_package():

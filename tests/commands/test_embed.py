@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from dal_jax import data, models, partial
@@ -39,19 +40,32 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory, compilation_cache):
-    network = models.create(
-        "cnn", image_shape=(SIDE, SIDE, 3), num_classes=5, rngs=jax.random.key(0)
-    )
-    path = tmp_path_factory.mktemp("weights") / "cnn.safetensors"
+    network = nnx.jit(
+        lambda key: models.create(
+            "mlp", image_shape=(SIDE, SIDE, 3), num_classes=5, rngs=key
+        )
+    )(jax.random.key(0))
+    path = tmp_path_factory.mktemp("weights") / "mlp.safetensors"
     models.save_weights(network, path)
     return network, path
+
+
+@pytest.fixture(scope="module")
+def linear(tmp_path_factory):
+    """Weights whose last layer is kept: the least to compile, for many commands."""
+    network = models.create(
+        "linear", image_shape=(SIDE, SIDE, 3), num_classes=1, rngs=jax.random.key(0)
+    )
+    path = tmp_path_factory.mktemp("weights") / "linear.safetensors"
+    models.save_weights(network, path)
+    return path
 
 
 @pytest.fixture
 def command(network, images, tmp_path, capsys):
     def run(**flags):
         given = {
-            "model": "cnn",
+            "model": "mlp",
             "weights": network[1],
             "inputs": images,
             "out": tmp_path / "f.npy",
@@ -78,7 +92,7 @@ def whole(network, images, tmp_path_factory):
     with pytest.raises(SystemExit) as caught:
         main(
             [
-                *("embed", "--model=cnn", f"--weights={network[1]}"),
+                *("embed", "--model=mlp", f"--weights={network[1]}"),
                 *(f"--inputs={images}", f"--out={out}", f"--image_size={SIDE}"),
                 *(f"--batch_size={BLOCK}", "--normalization=imagenet"),
             ]
@@ -123,12 +137,13 @@ def test_what_is_written_can_be_trained_on(whole):
 
 @pytest.mark.parametrize("kind", ["ant", "bee"])
 def test_a_stop_at_any_moment_changes_nothing(
-    command, images, tmp_path, monkeypatch, kind
+    command, images, linear, tmp_path, monkeypatch, kind
 ):
     """Stopped at each sync to the disk in turn, half of the last line written."""
     sync, out, expected = os.fsync, tmp_path / "f.npy", tmp_path / "expected.npy"
     status = 3 if kind == "bee" else 0  # one of these does not decode
     flags = {"inputs": images / kind, "batch_size": 6}
+    flags |= {"model": "linear", "weights": linear}
     assert command(**flags, out=expected)[0] == status
     for stop in itertools.count(1):
         calls = itertools.count(1)
@@ -174,7 +189,7 @@ def test_a_killed_process_is_gone_on_with(
     script.write_text(SCRIPT)
     process = start_script(
         script,
-        *("--model=cnn", f"--weights={network[1]}", f"--inputs={images}"),
+        *("--model=mlp", f"--weights={network[1]}", f"--inputs={images}"),
         *(f"--out={out}", f"--image_size={SIDE}", f"--batch_size={BLOCK}"),
         "--normalization=imagenet",
     )

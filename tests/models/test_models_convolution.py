@@ -64,10 +64,16 @@ def test_gradient_is_the_transposed_convolution(shape, chunk_bytes, monkeypatch)
     images, kernel = draw(height, width, side)
     generator = np.random.default_rng(1)
     cotangent = generator.normal(size=plain_convolution(images, kernel, stride).shape)
-    with jax.enable_x64(True):
+
+    @jax.jit
+    def gradients(images, kernel, cotangent):
         _, backward = jax.vjp(lambda *args: convolution(*args, stride), images, kernel)
-        gradients = backward(jnp.asarray(cotangent))
-    images_gradient, kernel_gradient = map(np.asarray, gradients)
+        return backward(cotangent)
+
+    with jax.enable_x64(True):
+        images_gradient, kernel_gradient = map(
+            np.asarray, gradients(images, kernel, cotangent)
+        )
     # <cotangent, conv(v, kernel)> = <images_gradient, v> for every v, likewise for
     # the kernel: the convolution is linear in each.
     for _ in range(3):
@@ -83,27 +89,40 @@ def test_both_platforms_gradients_agree():
     images, kernel = draw(9, 8, 3)
     cotangent = np.random.default_rng(1).normal(size=(4, 5, 4, 5))
     with jax.enable_x64(True):
-        arguments = jax.tree.map(jnp.asarray, (images, kernel, cotangent))
-        canonical = module._gradients_canonical(*arguments, stride=2)
-        derived = module._gradients_derived(*arguments, stride=2)
+        canonical, derived = jax.jit(
+            lambda *arguments: (
+                module._gradients_canonical(*arguments, stride=2),
+                module._gradients_derived(*arguments, stride=2),
+            )
+        )(images, kernel, cotangent)
     for one, other in zip(canonical, derived, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-11)
 
 
 def test_gradient_of_gradient():
-    images, kernel = draw(5, 4, 3)
+    """By images and kernel, each through the gradient by either."""
+    arguments = draw(5, 4, 3)
 
-    def norm(kernel):
-        gradient = jax.grad(lambda k: jnp.sum(convolution(images, k) ** 3))(kernel)
-        return jnp.sum(gradient**2)
+    def norm(*arguments):
+        def cubes(*arguments):
+            return jnp.sum(convolution(*arguments) ** 3)
+
+        gradients = jax.grad(cubes, (0, 1))(*arguments)
+        return sum(jnp.sum(gradient**2) for gradient in gradients)
 
     with jax.enable_x64(True):
-        kernel = jnp.asarray(kernel)
-        direction = np.random.default_rng(2).normal(size=kernel.shape)
-        step = jnp.asarray(1e-6 * direction)
-        expected = float(norm(kernel + step) - norm(kernel - step))
-        actual = np.sum(np.asarray(jax.grad(norm)(kernel)) * direction)
-    np.testing.assert_allclose(actual, expected / 2e-6, rtol=1e-5)
+        value_and_slopes = jax.jit(jax.value_and_grad(norm, (0, 1)))
+        rng = np.random.default_rng(2)
+        steps = [1e-6 * rng.normal(size=x.shape) for x in arguments]
+        ahead, behind = (
+            value_and_slopes(
+                *(x + s * sign for x, s in zip(arguments, steps, strict=True))
+            )[0]
+            for sign in (1, -1)
+        )
+        _, slopes = value_and_slopes(*arguments)
+        actual = sum(np.sum(slope * s) for slope, s in zip(slopes, steps, strict=True))
+        np.testing.assert_allclose(actual, (ahead - behind) / 2, rtol=1e-5)
 
 
 def loss(images, kernel):
@@ -118,14 +137,14 @@ def small_chunks(monkeypatch):
 
 @pytest.mark.usefixtures("small_chunks")
 def test_vmap_over_kernels():
-    images, kernel = draw(6, 6, 3, dtype=np.float32)
-    kernels = jnp.stack([kernel, 2 * kernel])
     gradient = jax.jit(jax.grad(loss, 1))
+    images, kernel = draw(6, 6, 3, dtype=np.float32)
+    kernels = np.stack([kernel, 2 * kernel])
     mapped = jax.jit(jax.vmap(jax.grad(loss, 1), (None, 0)))(images, kernels)
     for i in range(2):
         # Each is a sum of 216 products, and some of the sums cancel.
-        expected = gradient(images, kernels[i])
-        atol = 1e-5 * float(jnp.max(jnp.abs(expected)))
+        expected = np.asarray(gradient(images, kernels[i]))
+        atol = 1e-5 * float(np.max(np.abs(expected)))
         np.testing.assert_allclose(mapped[i], expected, rtol=1e-4, atol=atol)
 
 
@@ -159,9 +178,10 @@ def test_only_one_platforms_gradient_is_compiled():
 def test_bfloat16_stays_bfloat16():
     images, kernel = draw(6, 6, 3, dtype=np.float32)
     images, kernel = images.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-    value, gradients = jax.value_and_grad(
+    summed = jax.value_and_grad(
         lambda *args: jnp.sum(convolution(*args).astype(jnp.float32)), (0, 1)
-    )(images, kernel)
+    )
+    value, gradients = jax.jit(summed)(images, kernel)
     assert np.isfinite(value)
     assert [g.dtype for g in gradients] == [jnp.bfloat16] * 2
 
@@ -176,9 +196,10 @@ def test_works_in_a_loop_with_a_traced_length():
 
         return jax.lax.fori_loop(0, count, body, kernel)
 
-    expected = jnp.asarray(kernel)
+    gradient = jax.jit(jax.grad(loss, 1))
+    expected = kernel
     for _ in range(3):
-        expected = expected - 0.01 * jax.grad(loss, 1)(images, expected)
+        expected = expected - 0.01 * np.asarray(gradient(images, expected))
     np.testing.assert_allclose(descend(3, kernel), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -191,7 +212,9 @@ def test_no_convolution_is_left_to_the_library_that_uses_one_core():
         return jnp.sum(convolution(images, kernel) ** 2)
 
     # Smaller ones are never left to it.
-    images, kernel = jnp.ones((16, 16, 16, 32)), jnp.ones((3, 3, 32, 32))
+    images, kernel = (
+        np.ones(shape, np.float32) for shape in ((16, 16, 16, 32), (3, 3, 32, 32))
+    )
     step = jax.value_and_grad(squares)
     as_it_is = jax.jit(step).lower(kernel, images).compile().as_text()
     assert "ynn_fusion" in as_it_is

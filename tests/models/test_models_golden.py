@@ -20,44 +20,52 @@ def golden():
         return dict(file)
 
 
-def modules():
-    rngs = nnx.Rngs(0)
-    return {
-        "batch_norm": layers.BatchNorm(4),
-        "basic": resnet.BasicBlock(4, 6, 2, rngs=rngs, **COMMON),
-        "bottleneck": resnet.BottleneckBlock(4, 2, 2, rngs=rngs, **COMMON),
-        "pre_activation": resnet.PreActivationBlock(4, 6, 2, rngs=rngs, **COMMON),
-    }
+MODULES = {
+    "batch_norm": lambda rngs: layers.BatchNorm(4),
+    "basic": lambda rngs: resnet.BasicBlock(4, 6, 2, rngs=rngs, **COMMON),
+    "bottleneck": lambda rngs: resnet.BottleneckBlock(4, 2, 2, rngs=rngs, **COMMON),
+    "pre_activation": lambda rngs: resnet.PreActivationBlock(
+        4, 6, 2, rngs=rngs, **COMMON
+    ),
+}
 
 
 def flat(state):
-    leaves = jax.tree.leaves_with_path(nnx.to_pure_dict(state))
+    leaves = jax.tree.leaves_with_path(state)
     return {"/".join(key.key for key in path): value for path, value in leaves}
 
 
-def load(module, arrays, case):
+def load(case, arrays):
+    """A module's structure, and its state from the file."""
+
     def value(path, _):
         name = "/".join(key.key for key in path)
-        return jnp.asarray(arrays[f"{case}::before/{name}"])
+        return arrays[f"{case}::before/{name}"]
 
-    state = nnx.to_pure_dict(nnx.state(module))
-    nnx.update(module, jax.tree.map_with_path(value, state))
-
-
-@pytest.mark.parametrize("case", list(modules()))
-def test_training_statistics_and_evaluation(case, golden):
-    module = modules()[case]
-    load(module, golden, case)
+    module = nnx.eval_shape(lambda: MODULES[case](nnx.Rngs(0)))
     graph, state = nnx.split(module)
+    return graph, jax.tree.map_with_path(value, nnx.to_pure_dict(state))
+
+
+@pytest.mark.parametrize("case", list(MODULES))
+def test_training_statistics_and_evaluation(case, golden):
+    graph, state = load(case, golden)
+
+    @jax.jit
+    def train(state, images, weights):
+        def weighted(images):
+            module = nnx.merge(graph, state, copy=True)
+            output = module(images, True)
+            return jnp.sum(output * weights), (output, nnx.state(module))
+
+        gradient, (output, new_state) = jax.grad(weighted, has_aux=True)(images)
+        return gradient, output, nnx.to_pure_dict(new_state)
+
     for step in range(2):
-        images, weights = golden[f"{case}::images{step}"], f"{case}::weights{step}"
-
-        def weighted(images, state=state, weights=golden[weights]):
-            current = nnx.merge(graph, state, copy=True)
-            output = current(images, True)
-            return jnp.sum(output * weights), (output, nnx.state(current))
-
-        gradient, (output, state) = jax.grad(weighted, has_aux=True)(images)
+        images, weights = (
+            golden[f"{case}::{name}{step}"] for name in ("images", "weights")
+        )
+        gradient, output, state = train(state, images, weights)
         np.testing.assert_allclose(
             output, golden[f"{case}::output{step}"], rtol=1e-4, atol=2e-5
         )
@@ -68,9 +76,9 @@ def test_training_statistics_and_evaluation(case, golden):
     for name, value in flat(state).items():
         expected = golden[f"{case}::after/{name}"]
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6, err_msg=name)
-    evaluated = nnx.merge(graph, state)(images, False)
+    evaluate = jax.jit(lambda state: nnx.merge(graph, state, copy=True)(images, False))
     np.testing.assert_allclose(
-        evaluated, golden[f"{case}::evaluated"], rtol=1e-4, atol=2e-5
+        evaluate(state), golden[f"{case}::evaluated"], rtol=1e-4, atol=2e-5
     )
 
 
@@ -84,9 +92,14 @@ def test_functions(case, golden):
 
     else:
         function = getattr(layers, case)
-    output, backward = jax.vjp(function, golden[f"{case}::images0"])
+
+    @jax.jit
+    def both(images, weights):
+        output, backward = jax.vjp(function, images)
+        return output, backward(weights)[0]
+
+    output, gradient = both(golden[f"{case}::images0"], golden[f"{case}::weights0"])
     np.testing.assert_allclose(output, golden[f"{case}::output0"], rtol=1e-5, atol=1e-5)
-    (gradient,) = backward(jnp.asarray(golden[f"{case}::weights0"]))
     np.testing.assert_allclose(
         gradient, golden[f"{case}::gradient0"], rtol=1e-5, atol=1e-5
     )
