@@ -69,9 +69,9 @@ def test_every_network_has_a_head_of_one_layer():
         assert len(leaves) == 2 or not all(models.is_head(path) for path, _ in leaves)
 
 
-def few_blocks(block, small_images=True):
-    """Two blocks, the second with a stride: deeper networks repeat them."""
-    return functools.partial(resnet.ResNet, block, (1, 1), small_images=small_images)
+def few_blocks(block, counts=(1, 1), small_images=True):
+    """By default two blocks, the second with a stride: deeper networks repeat them."""
+    return functools.partial(resnet.ResNet, block, counts, small_images=small_images)
 
 
 KINDS = {
@@ -79,7 +79,7 @@ KINDS = {
     "cnn": (functools.partial(models.create, "cnn"), (8, 8, 1)),
     "basic": (few_blocks(resnet.BasicBlock), (8, 8, 3)),
     "pre-activation": (few_blocks(resnet.PreActivationBlock), (8, 8, 3)),
-    "bottleneck": (few_blocks(resnet.BottleneckBlock, False), (32, 32, 3)),
+    "bottleneck": (few_blocks(resnet.BottleneckBlock, small_images=False), (32, 32, 3)),
 }
 
 
@@ -164,10 +164,7 @@ def test_initial_kernels(initialization, deviation, bound):
 def test_resnets_start_as_their_pytorch_counterparts(initialization):
     @jax.jit
     def created():
-        model = resnet.ResNet(
-            resnet.BasicBlock,
-            (1,),
-            small_images=True,
+        model = few_blocks(resnet.BasicBlock, (1,))(
             image_shape=(8, 8, 3),
             num_classes=100,
             initialization=initialization,
@@ -313,7 +310,7 @@ def test_resnets_learn(block, small_images, dtype):
     image_shape = (8, 8, 3) if small_images else (32, 32, 3)
 
     def construct(rngs):
-        return few_blocks(block, small_images)(
+        return few_blocks(block, small_images=small_images)(
             image_shape=image_shape, num_classes=10, dtype=dtype, rngs=rngs
         )
 
